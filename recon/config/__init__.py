@@ -1,0 +1,1 @@
+"""Typed configuration: schema, presets, overrides, and the origin of every value."""

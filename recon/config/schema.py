@@ -1,0 +1,103 @@
+"""The typed configuration that a preset, a user file, the environment, --set and flags resolve to.
+
+Sections `operator` and `method` carry the parameters of their kind beside its name; those are checked against the
+family's and the method's own dataclasses when they are built.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OperatorSection(_Section):
+    """Forward operator: `kind`, and the parameters of that kind."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the kind."""
+        return dict(self.model_extra or {})
+
+
+class NoiseSection(_Section):
+    """Noise of the measurement.
+
+    sigma: Gaussian standard deviation relative to the data range of the image (each of real and imaginary parts).
+    peak: Poisson counts that a measured value equal to the data range gives.
+    """
+
+    kind: Literal["gaussian", "poisson", "none"] = "gaussian"
+    sigma: float = Field(0.0, ge=0)
+    peak: float = Field(1000.0, gt=0)
+
+
+class PriorSection(_Section):
+    """Diffusion prior: the name of a shipped one, or a weight file."""
+
+    name: str
+
+
+class MethodSection(_Section):
+    """Method: `name`, and its settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The method's settings."""
+        return dict(self.model_extra or {})
+
+
+class ScalingSection(_Section):
+    """How image units map to the prior's value range.
+
+    mode "auto": the file's declared range where its type has one (8 or 16 bit), else estimated from the measurement.
+    mode "fixed": `low` and `high`, in image units, map to the ends of the range.
+    quantile: of the foreground of a first reconstruction, mapped to the top of the range when estimating.
+    unit_norm: scale the operator to norm 1, so that method settings do not depend on its units.
+    """
+
+    mode: Literal["auto", "fixed"] = "auto"
+    low: float = 0.0
+    high: float | None = None
+    quantile: float = Field(0.995, gt=0, le=1)
+    unit_norm: bool = False
+
+
+class RunSection(_Section):
+    """How to run: number of samples, seed, device, threads (0: all cores), samples per chunk (0: chosen)."""
+
+    samples: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    threads: int = Field(0, ge=0)
+    chunk: int = Field(0, ge=0)
+
+
+class MetricsSection(_Section):
+    """Named metric protocol."""
+
+    protocol: str = "image01"
+
+
+class Config(_Section):
+    """A complete configuration: problem, prior, method, scaling and run."""
+
+    description: str = ""
+    citation: str = ""
+    operator: OperatorSection
+    noise: NoiseSection = NoiseSection()
+    prior: PriorSection = PriorSection(name="brain-mri")
+    method: MethodSection
+    scaling: ScalingSection = ScalingSection()
+    run: RunSection = RunSection()
+    metrics: MetricsSection = MetricsSection()

@@ -1,0 +1,1 @@
+"""Forward operators, one family a file; `catalog` names them, `registry` draws and builds them."""

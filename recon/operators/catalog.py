@@ -1,0 +1,17 @@
+"""Names of the operator families, without importing torch; `recon.operators.registry` loads them.
+
+Each entry: kind -> (module, one line). The module exports `FAMILY`, a `recon.operators.family.Family`.
+"""
+
+from __future__ import annotations
+
+OPERATORS: dict[str, tuple[str, str]] = {
+    "denoise": ("recon.operators.denoise", "identity: the image itself, with noise"),
+    "inpaint": ("recon.operators.inpaint", "pixels of a mask: box, random or from a file"),
+    "downsample": ("recon.operators.downsample", "super-resolution: antialiased bicubic or box average"),
+    "blur": ("recon.operators.blur", "Gaussian, motion or given kernel; circular, reflect or valid boundary"),
+    "colour-mix": ("recon.operators.colour", "mixing of channels, such as RGB to grey"),
+    "mri": ("recon.operators.mri", "Cartesian MRI, one coil or many, undersampled k-space"),
+    "ct": ("recon.operators.ct", "parallel-beam tomography: line integrals at given angles"),
+    "matrix": ("recon.operators.matrix", "a dense or sparse (CSR) matrix from a file"),
+}

@@ -1,0 +1,61 @@
+"""EDM preconditioning of a network, with padding of sizes that it does not divide.
+
+    D(x, s) = c_skip x + c_out F(c_in x, ln(s)/4)
+    c_skip = sd^2/(s^2+sd^2),  c_out = s sd/sqrt(s^2+sd^2),  c_in = 1/sqrt(s^2+sd^2)
+
+Source: Karras et al. 2022 (EDM), table 1. Departures: sizes are padded by reflection and cropped back; a noise level
+above sigma_max is evaluated at sigma_max on the rescaled input, since x/s is then noise alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recon.errors import ConfigError
+from recon.priors.base import Denoiser, Prediction, PriorInfo, per_item
+
+
+def preconditioned(network: nn.Module, x: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+    """Return D(x, sigma) for x (B, C, Y, X) and sigma (B,); sizes must fit the network."""
+    s = per_item(sigma, x)
+    norm = (s**2 + sigma_data**2).sqrt()
+    out = network(x / norm, sigma.log() / 4)
+    return (sigma_data / norm) ** 2 * x + (s * sigma_data / norm) * out
+
+
+@final
+class EDMDenoiser(Denoiser):
+    """A network F with EDM preconditioning as a Denoiser."""
+
+    def __init__(self, network: nn.Module, info: PriorInfo, sigma_data: float = 0.5) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.info = info
+        self.sigma_data = sigma_data
+
+    def _denoise(self, x: Tensor, sigma: Tensor, cond: Tensor | None) -> Prediction:
+        pads = _padding(tuple(x.shape[-2:]), self.info.multiple, self.info.name)
+        shrink = (self.info.sigma_max / sigma).clamp(max=1.0)
+        inside = per_item(shrink, x) * x
+        if any(pads):
+            inside = F.pad(inside, pads, mode="reflect")
+        x0 = preconditioned(self.network, inside, sigma * shrink, self.sigma_data)
+        return Prediction(x0[..., pads[2] : pads[2] + x.shape[-2], pads[0] : pads[0] + x.shape[-1]])
+
+    def to(self, device: str | torch.device) -> EDMDenoiser:
+        moved = copy.copy(self)
+        moved.network = self.network.to(device)
+        return moved
+
+
+def _padding(size: tuple[int, ...], multiple: int, name: str) -> tuple[int, int, int, int]:
+    """Return the (left, right, top, bottom) reflection pads that make `size` = (Y, X) divide by `multiple`."""
+    extra = [-n % multiple for n in size]
+    if any(e - e // 2 >= n for n, e in zip(size, extra, strict=True)):
+        raise ConfigError(f"prior '{name}' needs images of at least {multiple // 2 + 1} pixels a side, got {size}")
+    y, x = extra
+    return x // 2, x - x // 2, y // 2, y - y // 2

@@ -1,0 +1,1 @@
+"""Network architectures; each knows nothing of noise levels beyond the embedding it is given."""

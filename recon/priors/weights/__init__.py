@@ -1,0 +1,1 @@
+"""Weights of the shipped priors (safetensors) and their model cards."""

@@ -1,0 +1,1 @@
+"""What a command does: plan, execute, write; provenance and rerun."""

@@ -1,0 +1,1 @@
+"""Posterior samplers, one method a file; `recon.runs.methods` names them and loads them."""

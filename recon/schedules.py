@@ -1,0 +1,89 @@
+"""Noise levels, as decreasing float64 arrays in sigma-space, and the map between VP and sigma.
+
+    sigma = sqrt((1-ab)/ab),   ab = 1/(1+sigma^2),   x = x_vp/sqrt(ab)
+
+Sources: Ho et al. 2020 (linear betas), Song et al. 2021 (continuous VP), Karras et al. 2022 eq. 5 (poly-rho),
+Chung et al. 2024 DDS (uniform skip).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recon.errors import ConfigError
+
+Sigmas = np.ndarray
+
+
+def vp_alpha_bars(count: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> np.ndarray:
+    """Return alpha-bar_t, t = 0..count-1, of linearly spaced betas."""
+    return np.cumprod(1 - np.linspace(beta_min, beta_max, count))
+
+
+def sigma_from_alpha_bar(ab: np.ndarray | float) -> np.ndarray:
+    """Return sqrt((1-ab)/ab)."""
+    ab = np.asarray(ab, dtype=np.float64)
+    return np.sqrt((1 - ab) / ab)
+
+
+def alpha_bar_from_sigma(sigma: np.ndarray | float) -> np.ndarray:
+    """Return 1/(1+sigma^2)."""
+    return 1 / (1 + np.asarray(sigma, dtype=np.float64) ** 2)
+
+
+def vp_discrete(steps: int, count: int = 1000) -> Sigmas:
+    """Return `steps` levels of the discrete VP grid, largest first, then 0.
+
+    Times are (steps-1) k, ..., k, 0 with k = count // steps, as DDS and DDIM take them: 1000 of 1000 is the full grid.
+    """
+    if not 1 <= steps <= count:
+        raise ConfigError(f"a discrete VP grid of {count} levels cannot give {steps} steps")
+    times = np.arange(steps)[::-1] * (count // steps)
+    return np.append(sigma_from_alpha_bar(vp_alpha_bars(count)[times]), 0.0)
+
+
+def vp_continuous(steps: int, beta_d: float = 19.9, beta_min: float = 0.1, eps: float = 1e-3) -> Sigmas:
+    """Return sigma(t) = sqrt(exp(beta_d t^2/2 + beta_min t) - 1) at `steps` times from 1 to eps, then 0."""
+    t = np.linspace(1.0, eps, steps)
+    return np.append(np.sqrt(np.expm1(0.5 * beta_d * t**2 + beta_min * t)), 0.0)
+
+
+def poly_rho(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Sigmas:
+    """Return the EDM grid (smax^(1/rho) + i/(n-1) (smin^(1/rho) - smax^(1/rho)))^rho, then 0."""
+    _check_range(sigma_min, sigma_max)
+    ramp = np.linspace(0, 1, steps)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return np.append((high + ramp * (low - high)) ** rho, 0.0)
+
+
+def log_spaced(steps: int, sigma_min: float = 0.01, sigma_max: float = 100.0) -> Sigmas:
+    """Return geometrically spaced levels, then 0."""
+    _check_range(sigma_min, sigma_max)
+    return np.append(np.geomspace(sigma_max, sigma_min, steps), 0.0)
+
+
+def vp_quadratic(steps: int, count: int = 1000) -> Sigmas:
+    """Return discrete VP levels at times (sqrt-linear spacing, dense at low noise), then 0; DiffPIR's grid."""
+    times = np.unique(np.floor(np.linspace(0, np.sqrt(count - 1), steps) ** 2).astype(int))[::-1]
+    return np.append(sigma_from_alpha_bar(vp_alpha_bars(count)[times]), 0.0)
+
+
+GRIDS = {
+    "vp": vp_discrete,
+    "vp-continuous": vp_continuous,
+    "vp-quadratic": vp_quadratic,
+    "edm": poly_rho,
+    "log": log_spaced,
+}
+
+
+def grid(name: str, steps: int) -> Sigmas:
+    """Return a named grid of `steps` levels with its default range. Raises ConfigError on an unknown name."""
+    if name not in GRIDS:
+        raise ConfigError(f"unknown grid '{name}'", f"choose from: {', '.join(GRIDS)}")
+    return GRIDS[name](steps)
+
+
+def _check_range(sigma_min: float, sigma_max: float) -> None:
+    if not 0 < sigma_min < sigma_max:
+        raise ConfigError(f"noise levels need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")

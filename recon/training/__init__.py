@@ -1,0 +1,1 @@
+"""Training of priors: data generators, the loop, and the evaluation of denoisers."""

@@ -1,0 +1,1 @@
+"""Configurations of the shipped priors, read by `recon train`."""
