@@ -95,6 +95,27 @@ def from_stack(stack: np.ndarray, geometry: Geometry) -> Volume:
     return Volume(np.ascontiguousarray(array.transpose([names.index(a) for a in axes])), geometry)
 
 
+def take_item(volume: Volume, index: int) -> Volume:
+    """Return one slice (along z, else n) as a volume of the same axes, its affine moved to where the slice lies.
+
+    Raises InputError if there is no such axis or index; negative indices count from the end.
+    """
+    axes = volume.geometry.axes
+    name = next((a for a in ("z", "n") if a in axes), None)
+    if name is None:
+        raise InputError(f"an image with axes {','.join(axes)} has no slices to choose from", "leave out --index")
+    axis = axes.index(name)
+    count = volume.array.shape[axis]
+    if not -count <= index < count:
+        raise InputError(f"slice {index} is outside 0..{count - 1}")
+    index %= count
+    affine = volume.geometry.affine
+    if affine is not None and name == "z":
+        affine = affine.copy()
+        affine[:3, 3] += affine[:3, 2] * index
+    return Volume(volume.array.take([index], axis=axis), replace(volume.geometry, affine=affine))
+
+
 @dataclass(frozen=True)
 class OperatorSpec:
     """A forward operator as data: enough to build it again exactly.

@@ -25,6 +25,8 @@ class Family:
     arrays: name -> what it is, with its shape.
     reads_shape: (params, arrays, y_shape) -> in_shape, where the measurement's shape determines the image's, for
         measurements that come without in_shape; None where it cannot be known.
+    never_invented: params -> names of arrays that belong to a measurement and must come with it (a k-space mask);
+        the others may be drawn when reconstructing.
     """
 
     kind: str
@@ -33,3 +35,4 @@ class Family:
     build: Callable[[Any, tuple[int, ...], Arrays], Operator]
     arrays: dict[str, str] = field(default_factory=dict)
     reads_shape: Callable[[Any, Arrays, tuple[int, ...]], tuple[int, ...] | None] | None = None
+    never_invented: Callable[[Any], frozenset[str]] = field(default=lambda params: frozenset())

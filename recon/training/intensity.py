@@ -1,6 +1,6 @@
 """The one rule that maps an image's intensities to a prior's value range.
 
-    q = 99.5 % quantile of the foreground {v > 0.1 max-like(v)},   u = 2 v / q - 1
+q = 99.5 % quantile of the foreground {v > 0.1 max-like(v)},   u = 2 v / q - 1
 """
 
 from __future__ import annotations

@@ -1,0 +1,122 @@
+"""Run a plan: every item, every sample, in chunks; images come back in the file's units."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from recon.data import Problem
+from recon.errors import NumericalError
+from recon.runs.plan import Plan
+from recon.runs.problem import Scaled, on_device, scale_problem
+from recon.samplers.base import SeededNoise, Status, Step
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: steps done and in all, and the noise level reached."""
+
+    done: int
+    total: int
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made: samples (S, N, C, Y, X) in image units, and its statistics."""
+
+    samples: np.ndarray
+    residual: list[float]
+    residual_of_mean: list[float]
+    nfe: int
+    backprops: int
+    operator_calls: int
+    seconds: float
+    peak_memory_mb: float
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over samples (N, C, Y, X)."""
+        return np.asarray(self.samples.mean(axis=0, dtype=np.float64 if not np.iscomplexobj(self.samples) else None))
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation over samples (N, C, Y, X), with S - 1."""
+        return np.asarray(self.samples.std(axis=0, ddof=1))
+
+
+def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+    """Return the outcome of a plan. Raises NumericalError if a method diverged."""
+    start = time.monotonic()
+    prior = plan.prior.to(plan.device) if plan.prior is not None else None
+    a, b = plan.window.affine(plan.value_range)
+    y = plan.input.measurement.y
+    items = y.shape[0]
+    counts = {"nfe": 0, "backprops": 0, "operator_calls": 0}
+    stacks, residuals, mean_residuals = [], [], []
+    chunks = [range(i, min(i + plan.chunk, plan.samples)) for i in range(0, plan.samples, plan.chunk)]
+    rounds = items * len(chunks)
+    for item in range(items):
+        scaled = scale_problem(
+            plan.operator, torch.from_numpy(y[item : item + 1]), plan.input.noise, a, b, norm=plan.norm
+        )
+        problem = on_device(scaled.problem, plan.device)
+        drawn = []
+        for number, indices in enumerate(chunks):
+            round_index = item * len(chunks) + number
+
+            def report(step: Step, round_index: int = round_index) -> None:
+                if on_progress is not None:
+                    done = round_index * step.count + step.index + 1
+                    on_progress(Progress(done, rounds * step.count, step.sigma))
+
+            noise = SeededNoise(_item_seed(plan, item), list(indices), plan.device)
+            shape = (len(indices), *plan.operator.in_shape)
+            result = plan.method.sample(prior, problem, None, noise, shape, report)
+            if result.status is not Status.OK or not bool(torch.isfinite(result.samples.abs()).all()):
+                status = result.status if result.status is not Status.OK else Status.DIVERGED
+                raise NumericalError(f"method '{plan.config.method.name}' {status.value}", status.message)
+            drawn.append(result.samples)
+            for key in counts:
+                counts[key] += getattr(result.stats, key) * len(indices)
+        samples = torch.cat(drawn)
+        residuals.append(_residual(problem, samples))
+        mean_residuals.append(_residual(problem, samples.mean(0, keepdim=True)))
+        stacks.append(_image_units(samples, scaled))
+    return Outcome(
+        samples=np.stack(stacks, axis=1),
+        residual=[float(np.mean(r)) for r in residuals],
+        residual_of_mean=[float(r[0]) for r in mean_residuals],
+        seconds=time.monotonic() - start,
+        peak_memory_mb=_peak_memory_mb(plan.device),
+        **counts,
+    )
+
+
+def _item_seed(plan: Plan, item: int) -> int:
+    """Return the seed of one item, so that slice i has the same noise in every run that starts at the same slice."""
+    return plan.config.run.seed * 1_000_003 + item
+
+
+def _residual(problem: Problem, samples: torch.Tensor) -> list[float]:
+    """Return ||y - A u|| over its expected norm, per sample."""
+    with torch.no_grad():
+        z = problem.operator.forward(samples)
+        return [float(r) for r in problem.likelihood.residual(z, problem.y, problem.operator.measured())]
+
+
+def _image_units(samples: torch.Tensor, scaled: Scaled) -> np.ndarray:
+    return np.asarray((scaled.a * samples + scaled.b).cpu().numpy())
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

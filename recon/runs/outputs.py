@@ -1,0 +1,99 @@
+"""Names of a run's output files, and writing them so that either all of them appear or none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recon.data import Geometry, Volume, from_stack
+from recon.errors import ConfigError, InputError
+from recon.io.atomic import check_writable, write_bytes
+from recon.io.registry import split_extension, write_volume
+
+# an 8 or 16 bit picture cannot hold these: they go into a float format beside it
+FLOAT_COMPANION = {".png": ".tiff"}
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """Files of one run."""
+
+    image: Path
+    sidecar: Path
+    std: Path | None = None
+    samples: Path | None = None
+
+    def all(self) -> list[Path]:
+        """Every file that will be written."""
+        return [p for p in (self.image, self.std, self.samples, self.sidecar) if p is not None]
+
+
+def output_names(output: Path, samples: int) -> OutputNames:
+    """Return OUT, OUT.json and, for several samples, OUT_std and OUT_samples."""
+    sidecar = output.with_name(output.name + ".json")
+    if samples < 2:
+        return OutputNames(output, sidecar)
+    stem, extension = split_extension(output)
+    extension = FLOAT_COMPANION.get(extension.lower(), extension)
+    std, many = (output.with_name(f"{stem}_{what}{extension}") for what in ("std", "samples"))
+    return OutputNames(output, sidecar, std, many)
+
+
+def check_outputs(names: OutputNames, force: bool) -> None:
+    """Refuse existing outputs and folders that cannot be written, before any work starts."""
+    check_writable(names.all(), force)
+
+
+def image_geometry(geometry: Geometry | None, shape: tuple[int, ...]) -> Geometry:
+    """Return the geometry of the output: that of the input, or plain axes for a stack of this (N, C, Y, X)."""
+    if geometry is not None:
+        return geometry
+    axes = tuple(a for a, n in zip(("n", "c"), shape[:2], strict=True) if n > 1)
+    return Geometry((*axes, "y", "x"))
+
+
+def write_images(
+    names: OutputNames, mean: np.ndarray, std: np.ndarray | None, samples: np.ndarray, geometry: Geometry, force: bool
+) -> None:
+    """Write the reconstruction (N, C, Y, X) and, where named, the std map and all samples (S, N, C, Y, X).
+
+    Raises InputError where the output's format cannot hold the image.
+    """
+    if split_extension(names.image)[1].lower() == ".png" and geometry.value_range is None:
+        raise InputError(
+            "a PNG cannot hold this image: its values have no declared range",
+            "write .nii.gz, .tiff or .npy, and make a picture with: recon view OUTPUT PICTURE.png",
+        )
+    write_volume(names.image, from_stack(_single(mean), geometry), force=force)
+    # spread has no declared black and white
+    free = replace(geometry, value_range=None)
+    if names.std is not None and std is not None:
+        write_volume(names.std, from_stack(_single(std), free), force=force)
+    if names.samples is not None:
+        write_volume(names.samples, _sample_volume(_single(samples), free), force=force)
+
+
+def _sample_volume(samples: np.ndarray, geometry: Geometry) -> Volume:
+    """Return samples with an axis `n` after the image's own axes (NIfTI's fourth), or before them elsewhere."""
+    if "n" in geometry.axes:
+        raise ConfigError("samples of several items cannot go into one file", "reconstruct the items one at a time")
+    images = [from_stack(s, geometry).array for s in samples]
+    last = geometry.axes[0] == "x"
+    axes = (*geometry.axes, "n") if last else ("n", *geometry.axes)
+    spacing = geometry.spacing
+    if spacing is not None:
+        spacing = (*spacing, 1.0) if last else (1.0, *spacing)
+    return Volume(np.stack(images, axis=-1 if last else 0), replace(geometry, axes=axes, spacing=spacing))
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.complex64 if np.iscomplexobj(array) else np.float32)
+
+
+def write_sidecar(path: Path, content: dict[str, Any], force: bool) -> None:
+    """Write the sidecar as indented JSON; NaN and infinity are not allowed in it."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode(), force=force)

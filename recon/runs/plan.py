@@ -1,0 +1,122 @@
+"""A plan: everything checked and known before the first network call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from recon.config.schema import Config
+from recon.data import Measurement, OperatorSpec
+from recon.errors import ConfigError
+from recon.operators.base import Operator
+from recon.priors.base import Denoiser
+from recon.runs.device import choose_chunk, choose_device, choose_threads
+from recon.runs.methods import make_method, missing_needs
+from recon.runs.prior import open_prior, prior_path
+from recon.runs.problem import unit_norm
+from recon.runs.resolve_input import ResolvedInput, resolve_input
+from recon.runs.scaling import Window, find_window
+from recon.samplers.base import Method
+
+# classical baselines work in units where black is 0 and white is 1
+CLASSICAL_RANGE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run: resolved input, method, prior, units, device."""
+
+    config: Config
+    input: ResolvedInput
+    method: Method
+    prior: Denoiser | None
+    window: Window
+    norm: float | None
+    device: torch.device
+    threads: int
+    chunk: int
+    samples: int
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The value range of the method's units."""
+        return self.prior.info.value_range if self.prior is not None else CLASSICAL_RANGE
+
+    @property
+    def operator(self) -> Operator:
+        """The forward operator, in image units."""
+        return self.input.operator
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON-able facts, for --dry-run, check and the sidecar."""
+        op, y = self.operator, self.input.measurement.y
+        return {
+            "operator": {"kind": self.input.spec.kind, "in_shape": list(op.in_shape), "out_shape": list(op.out_shape)},
+            "items": int(y.shape[0]),
+            "measured_numbers": op.measured(),
+            "noise": vars(self.input.noise),
+            "method": self.config.method.model_dump(),
+            "prior": self.prior.info.name if self.prior is not None else None,
+            "window": vars(self.window),
+            "operator_norm": self.norm,
+            "samples": self.samples,
+            "network_evaluations": self.method.network_calls * self.samples * int(y.shape[0]),
+            "device": str(self.device),
+            "threads": self.threads,
+            "chunk": self.chunk,
+            "notices": self.notices,
+        }
+
+
+def make_plan(config: Config, measurement: Measurement, operator_file: OperatorSpec | None = None) -> Plan:
+    """Return the plan for a measurement.
+
+    Raises ConfigError where method, operator and prior cannot work together, saying why; InputError for bad data.
+    """
+    device = choose_device(config.run.device)
+    threads = choose_threads(config.run.threads)
+    method = make_method(config.method.name, config.method.params)
+    resolved = resolve_input(measurement, config, operator_file)
+    check_pairing(config.method.name, method, resolved.operator, resolved.spec.kind)
+    prior = open_prior(config.prior.name) if method.uses_prior else None
+    if prior is not None:
+        check_prior(prior, resolved.operator)
+    notices = list(resolved.notices)
+    samples = config.run.samples
+    if samples > 1 and not method.stochastic:
+        notices.append(f"method '{config.method.name}' is deterministic: one sample instead of {samples}")
+        samples = 1
+    window = find_window(
+        config.scaling, resolved.measurement.geometry, resolved.operator, torch.from_numpy(resolved.measurement.y)
+    )
+    norm = unit_norm(resolved.operator) if config.scaling.unit_norm else None
+    chunk = choose_chunk(config.run.chunk, samples, device)
+    return Plan(config, resolved, method, prior, window, norm, device, threads, chunk, samples, notices)
+
+
+def check_pairing(name: str, method: Method, operator: Operator, kind: str) -> None:
+    """Raise ConfigError if the method needs what the operator does not offer."""
+    missing = missing_needs(type(method), operator)
+    if missing:
+        raise ConfigError(
+            f"method '{name}' needs {', '.join(missing)}, which operator '{kind}' does not offer",
+            "choose another method (recon methods list)",
+        )
+
+
+def check_prior(prior: Denoiser, operator: Operator) -> None:
+    """Raise ConfigError if the prior cannot denoise the operator's images."""
+    if operator.in_dtype.is_complex and not prior.info.complex_channels:
+        raise ConfigError(
+            f"prior '{prior.info.name}' is for real images, but the operator's images are complex",
+            "set operator.complex_image = false if the image is real, or use a classical method (--method tv)",
+        )
+    prior.check_shape(tuple(operator.in_shape))
+
+
+def weights_file(config: Config, method: Method) -> str | None:
+    """Return the path of the prior's weights, or None if the method uses none."""
+    return str(prior_path(config.prior.name)) if method.uses_prior else None

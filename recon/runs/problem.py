@@ -1,0 +1,66 @@
+"""From a measurement in its own units to a Problem in a method's units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from recon.data import NoiseSpec, Problem
+from recon.errors import ConfigError
+from recon.likelihoods import Gaussian, Likelihood, Poisson
+from recon.operators.base import LinearOperator, Operator
+from recon.solvers.power import operator_norm
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A problem in the method's units and the way back: v = a u + b."""
+
+    problem: Problem
+    a: float
+    b: float
+
+
+def scale_problem(
+    operator: Operator, y: Tensor, noise: NoiseSpec, a: float, b: float, norm: float | None = None
+) -> Scaled:
+    """Return the problem A u ~ (y - b A 1)/a for one item, y (1, *out_shape).
+
+    norm: if given, operator and data are divided by it (see `unit_norm`).
+    Raises ConfigError for an offset or a norm with a non-linear operator.
+    """
+    if not isinstance(operator, LinearOperator):
+        if (a, b) != (1.0, 0.0) or norm is not None:
+            raise ConfigError("a non-linear operator needs scaling.mode = 'fixed' with the prior's own value range")
+        return Scaled(Problem(operator, y, likelihood_of(noise, 1.0, torch.zeros_like(y))), a, b)
+    offset = b * operator.forward(torch.ones(1, *operator.in_shape, dtype=operator.in_dtype))
+    factor = norm or 1.0
+    inner = operator * (1 / factor) if norm else operator
+    likelihood = likelihood_of(noise, a * factor, offset)
+    return Scaled(Problem(inner, (y - offset) / (a * factor), likelihood), a, b)
+
+
+def likelihood_of(noise: NoiseSpec, scale: float, offset: Tensor) -> Likelihood:
+    """Return the likelihood of data divided by `scale` after subtracting `offset`."""
+    if noise.kind == "poisson":
+        return Poisson(noise.gain, scale, offset)
+    return Gaussian(noise.sigma / scale if noise.kind == "gaussian" else 0.0)
+
+
+def unit_norm(operator: Operator) -> float | None:
+    """Return the norm of a linear operator by power iteration from a fixed start; None if it is not linear."""
+    if not isinstance(operator, LinearOperator):
+        return None
+    return float(operator_norm(operator))
+
+
+def on_device(problem: Problem, device: torch.device) -> Problem:
+    """Return the problem on a device."""
+    return replace(
+        problem,
+        operator=problem.operator.to(device),
+        y=problem.y.to(device),
+        likelihood=problem.likelihood.to(device),
+    )

@@ -1,0 +1,177 @@
+"""`recon run`: read, plan, execute, score, write."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recon.config.schema import Config
+from recon.data import OperatorSpec, Volume, from_stack, to_stack
+from recon.errors import InputError
+from recon.io.operator_file import read_operator_file
+from recon.io.registry import read_measurement, read_volume
+from recon.metrics.evaluate import evaluate
+from recon.metrics.protocols import find_protocol
+from recon.runs.execute import Outcome, Progress, execute
+from recon.runs.outputs import check_outputs, image_geometry, output_names, write_images, write_sidecar
+from recon.runs.plan import Plan, make_plan
+from recon.runs.provenance import bytes_sha256, file_sha256, portable_path
+from recon.runs.sidecar import run_sidecar
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for. `source` is a path, or the bytes of standard input; `output` None is standard output."""
+
+    source: Path | bytes
+    output: Path | None
+    config: Config
+    preset: str
+    operator_file: Path | None = None
+    truth: Path | None = None
+    axes: str | None = None
+    force: bool = False
+    sidecar: bool = True
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What `recon run` prints: one JSON object, and the image as npy bytes where it goes to standard output."""
+
+    status: str
+    metrics: dict[str, Any]
+    protocol: str | None
+    outputs: dict[str, str]
+    statistics: dict[str, Any]
+    notices: list[str]
+    npy: bytes | None = None
+
+    def json(self) -> dict[str, Any]:
+        """The report as a JSON-able object."""
+        return {
+            "status": self.status,
+            "metrics": self.metrics,
+            "protocol": self.protocol,
+            "outputs": self.outputs,
+            **self.statistics,
+            "notices": self.notices,
+        }
+
+
+def plan_request(request: RunRequest) -> tuple[Plan, Volume | None]:
+    """Return the plan of a request and its truth; refuses outputs that exist before reading weights."""
+    if request.output is not None:
+        check_outputs(output_names(request.output, request.config.run.samples), request.force)
+    measurement = read_measurement(request.source, axes=request.axes)
+    spec = _operator_file(request.operator_file)
+    truth = read_volume(request.truth) if request.truth is not None else None
+    plan = make_plan(request.config, measurement, spec)
+    if truth is not None:
+        _check_truth(truth, plan)
+    return plan, truth
+
+
+def reconstruct(request: RunRequest, on_plan: Callable[[Plan], None], on_progress: OnProgress | None) -> RunReport:
+    """Run a request from files to files. Raises ReconError; nothing is left behind on failure."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    plan, truth = plan_request(request)
+    on_plan(plan)
+    outcome = execute(plan, on_progress)
+    mean = outcome.mean
+    geometry = image_geometry(plan.input.measurement.geometry, mean.shape)
+    metrics, protocol = _score(mean, outcome, truth, plan)
+    statistics = {
+        "seconds": round(outcome.seconds, 3),
+        "nfe": outcome.nfe,
+        "samples": plan.samples,
+        "peak_memory_mb": round(outcome.peak_memory_mb, 1),
+    }
+    notices = list(plan.notices)
+    if request.output is None:
+        array = from_stack(mean.astype(np.complex64 if np.iscomplexobj(mean) else np.float32), geometry).array
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        return RunReport("ok", metrics, _name(protocol), {}, statistics, notices, buffer.getvalue())
+    names = output_names(request.output, plan.samples)
+    write_images(names, mean, outcome.std if plan.samples > 1 else None, outcome.samples, geometry, request.force)
+    folder = names.image.parent
+    kinds = {"image": names.image, "std": names.std, "samples": names.samples}
+    outputs = {k: p.name for k, p in kinds.items() if p is not None}
+    if request.sidecar:
+        content = run_sidecar(
+            plan,
+            outcome,
+            list(request.command),
+            folder,
+            _sources(request, folder),
+            request.preset,
+            metrics,
+            protocol,
+            outputs,
+            started,
+        )
+        write_sidecar(names.sidecar, content, request.force)
+        outputs["sidecar"] = names.sidecar.name
+    shown = {k: str(folder / name) for k, name in outputs.items()}
+    return RunReport("ok", metrics, _name(protocol), shown, statistics, notices)
+
+
+def _operator_file(path: Path | None) -> OperatorSpec | None:
+    return read_operator_file(path) if path is not None else None
+
+
+def _check_truth(truth: Volume, plan: Plan) -> None:
+    stack = to_stack(truth)
+    expected = (plan.input.measurement.y.shape[0], *plan.operator.in_shape)
+    if stack.shape != expected:
+        raise InputError(
+            f"the truth has shape {stack.shape} (items, channels, rows, columns), the reconstruction {expected}",
+            "give the image that the measurement was made of",
+        )
+
+
+def _score(
+    mean: np.ndarray, outcome: Outcome, truth: Volume | None, plan: Plan
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the metrics of the mean and the protocol's description; without a truth the residual alone."""
+    metrics: dict[str, Any] = {"residual": float(np.mean(outcome.residual_of_mean))}
+    if truth is None:
+        return metrics, None
+    protocol, reference = find_protocol(plan.config.metrics.protocol), to_stack(truth)
+    declared = truth.geometry.value_range
+    metrics |= evaluate(mean, reference, protocol, declared)
+    if plan.samples > 1:
+        single = [evaluate(s, reference, protocol, declared)["psnr"] for s in outcome.samples]
+        known = [p for p in single if p is not None]
+        metrics["psnr_single_sample"] = float(np.mean(known)) if known else None
+    return metrics, protocol.describe()
+
+
+def _name(protocol: dict[str, Any] | None) -> str | None:
+    return str(protocol["name"]) if protocol is not None else None
+
+
+def _sources(request: RunRequest, folder: Path) -> dict[str, dict[str, str]]:
+    sources = {}
+    if isinstance(request.source, bytes):
+        sources["input"] = {"file": "-", "sha256": bytes_sha256(request.source)}
+    else:
+        sources["input"] = _source(request.source, folder)
+    if request.operator_file is not None:
+        sources["operator"] = _source(request.operator_file, folder)
+    if request.truth is not None:
+        sources["truth"] = _source(request.truth, folder)
+    return sources
+
+
+def _source(path: Path, folder: Path) -> dict[str, str]:
+    return {"file": portable_path(path, folder), "sha256": file_sha256(path)}

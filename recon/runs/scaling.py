@@ -1,0 +1,70 @@
+"""How image units map to a method's units, estimated from the measurement and never from the truth.
+
+v = a u + b,   A v = a A u + b A 1   =>   A u ~ (y - b A 1)/a   with noise sigma/a
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from recon.config.schema import ScalingSection
+from recon.data import Geometry
+from recon.errors import InputError
+from recon.operators.base import LinearOperator, Operator
+from recon.solvers.cg import conjugate_gradients
+from recon.training.intensity import foreground_quantile
+
+FIRST_ITERATIONS = 10
+
+
+@dataclass(frozen=True)
+class Window:
+    """Image values `low` and `high` that map to the ends of a value range, and where they came from."""
+
+    low: float
+    high: float
+    source: str
+
+    def affine(self, value_range: tuple[float, float]) -> tuple[float, float]:
+        """Return (a, b) of v = a u + b for u in `value_range`."""
+        a = (self.high - self.low) / (value_range[1] - value_range[0])
+        return a, self.low - a * value_range[0]
+
+
+def find_window(section: ScalingSection, geometry: Geometry | None, operator: Operator, y: torch.Tensor) -> Window:
+    """Return the window of image values for the measurement y (N, *out_shape).
+
+    Raises InputError if nothing was measured that a scale could be estimated from.
+    """
+    declared = geometry.value_range if geometry is not None else None
+    if section.mode == "fixed" and section.high is not None:
+        return Window(section.low, section.high, "fixed by scaling.low and scaling.high")
+    if declared is not None:
+        return Window(*declared, source="declared by the image's type")
+    if not isinstance(operator, LinearOperator):
+        raise InputError(
+            "the image scale cannot be estimated through a non-linear operator",
+            "give it: --set scaling.mode=fixed --set scaling.high=VALUE",
+        )
+    first = first_reconstruction(operator, y)
+    if not float(first.abs().max()) > 0:
+        raise InputError("the measurement is zero everywhere: no image scale can be estimated from it")
+    high = section.low + foreground_quantile(first.numpy() - section.low, section.quantile)
+    return Window(section.low, high, f"{section.quantile:.1%} quantile of the foreground of a least-squares image")
+
+
+def first_reconstruction(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:
+    """Return an early-stopped least-squares image |v| (N, C, Y, X), the one that scales are estimated from."""
+    rhs = operator.adjoint(y)
+    found = conjugate_gradients(operator.normal, rhs, torch.zeros_like(rhs), FIRST_ITERATIONS).x
+    return found.abs()
+
+
+def data_range(stack: np.ndarray, geometry: Geometry) -> float:
+    """Return the range that relative noise refers to: the declared one, else the truth's foreground quantile."""
+    if geometry.value_range is not None:
+        return geometry.value_range[1] - geometry.value_range[0]
+    return foreground_quantile(stack)

@@ -1,0 +1,64 @@
+"""The JSON sidecar: everything that is needed to know, trust and repeat a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recon import __version__
+from recon.runs.execute import Outcome
+from recon.runs.plan import Plan
+from recon.runs.prior import prior_path
+from recon.runs.provenance import file_sha256, portable_command, versions
+
+SIDECAR_VERSION = 1
+
+
+def run_sidecar(
+    plan: Plan,
+    outcome: Outcome,
+    command: list[str],
+    folder: Path,
+    sources: dict[str, dict[str, str]],
+    preset: str,
+    metrics: dict[str, Any] | None,
+    protocol: dict[str, Any] | None,
+    outputs: dict[str, str],
+    started: str,
+) -> dict[str, Any]:
+    """Return the sidecar of `recon run`; sources: role -> {file, sha256}."""
+    weights = None
+    if plan.prior is not None:
+        path = prior_path(plan.config.prior.name)
+        weights = {"name": plan.prior.info.name, "sha256": file_sha256(path)}
+    cite = [c for c in (plan.config.citation, type(plan.method).citation) if c]
+    return {
+        "GeneratedBy": [{"Name": "recon", "Version": __version__}],
+        "Sources": sources,
+        "Recon": {
+            "SidecarVersion": SIDECAR_VERSION,
+            "Command": portable_command(command, folder),
+            "Preset": preset,
+            "Config": plan.config.model_dump(mode="json"),
+            "Plan": plan.describe(),
+            "Weights": weights,
+            "Seed": plan.config.run.seed,
+            "SampleIndices": list(range(plan.samples)),
+            "Device": str(plan.device),
+            "Threads": plan.threads,
+            "Chunk": plan.chunk,
+            "Versions": versions(),
+            "Started": started,
+            "Seconds": round(outcome.seconds, 3),
+            "NFE": outcome.nfe,
+            "Backprops": outcome.backprops,
+            "OperatorCalls": outcome.operator_calls,
+            "PeakMemoryMB": round(outcome.peak_memory_mb, 1),
+            "Status": "ok",
+            "Residual": {"samples": outcome.residual, "mean": outcome.residual_of_mean},
+            "Metrics": metrics,
+            "Protocol": protocol,
+            "Outputs": outputs,
+            "Citations": cite,
+        },
+    }

@@ -1,0 +1,1 @@
+"""Sample data, installed as `recon.sample_data`."""

@@ -1,0 +1,76 @@
+"""Make the sample data from registry packages; see LICENCES.md for what to fetch.
+
+    python make_samples.py FOLDER      FOLDER holds the unpacked packages
+Writes the files and SHA256SUMS beside this script. NIfTI files are gzipped without a time stamp, so a second run
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import skimage
+from PIL import Image
+
+HERE = Path(__file__).parent
+TEMPLATES = "usr/share/mricron/templates"
+AXIAL = 90
+PNG_SIDE = 256
+
+
+def main(folder: Path) -> None:
+    """Write every sample file and the list of hashes."""
+    brain_slice(next(folder.rglob(f"{TEMPLATES}/ch2.nii.gz")))
+    brain_volume(next(folder.rglob(f"{TEMPLATES}/ch2bet.nii.gz")))
+    ct_slice(next(folder.rglob("tests/data/rle.dcm")))
+    photographs()
+    names = sorted(p.name for p in HERE.iterdir() if p.name.endswith((".nii.gz", ".png")))
+    lines = [f"{hashlib.sha256((HERE / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
+    (HERE / "SHA256SUMS").write_text("".join(lines))
+
+
+def save_nifti(image: nib.Nifti1Image, name: str) -> None:
+    """Write NIfTI bytes, gzipped with a fixed time stamp."""
+    raw = io.BytesIO()
+    image.to_file_map({"image": nib.FileHolder(fileobj=raw)})
+    (HERE / name).write_bytes(gzip.compress(raw.getvalue(), compresslevel=9, mtime=0))
+
+
+def brain_slice(source: Path) -> None:
+    """One axial slice of the whole head, with the affine of its place in the volume."""
+    volume = nib.load(source)
+    save_nifti(volume.slicer[:, :, AXIAL : AXIAL + 1], "brain_slice.nii.gz")
+
+
+def brain_volume(source: Path) -> None:
+    """The skull-stripped volume, as it is."""
+    save_nifti(nib.load(source), "brain_volume.nii.gz")
+
+
+def ct_slice(source: Path) -> None:
+    """One CT slice in Hounsfield units, without any header field but the pixel size."""
+    import pydicom
+
+    dicom = pydicom.dcmread(source)
+    hounsfield = dicom.pixel_array * float(dicom.RescaleSlope) + float(dicom.RescaleIntercept)
+    dy, dx = (float(v) for v in dicom.PixelSpacing)
+    image = nib.Nifti1Image(hounsfield.T[:, :, None].astype(np.int16), np.diag([-dx, -dy, 1.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    save_nifti(image, "ct_slice.nii.gz")
+
+
+def photographs() -> None:
+    """Two test photographs of scikit-image, reduced to 256 pixels a side."""
+    for name in ("camera", "astronaut"):
+        full = Image.fromarray(getattr(skimage.data, name)())
+        full.resize((PNG_SIDE, PNG_SIDE), Image.Resampling.BOX).save(HERE / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
