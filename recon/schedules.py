@@ -8,6 +8,8 @@ Chung et al. 2024 DDS (uniform skip).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from recon.errors import ConfigError
@@ -68,7 +70,7 @@ def vp_quadratic(steps: int, count: int = 1000) -> Sigmas:
     return np.append(sigma_from_alpha_bar(vp_alpha_bars(count)[times]), 0.0)
 
 
-GRIDS = {
+GRIDS: dict[str, Callable[[int], Sigmas]] = {
     "vp": vp_discrete,
     "vp-continuous": vp_continuous,
     "vp-quadratic": vp_quadratic,

@@ -35,8 +35,8 @@ class NoiseSection(_Section):
     """
 
     kind: Literal["gaussian", "poisson", "none"] = "gaussian"
-    sigma: float = Field(0.0, ge=0)
-    peak: float = Field(1000.0, gt=0)
+    sigma: float = Field(default=0.0, ge=0)
+    peak: float = Field(default=1000.0, gt=0)
 
 
 class PriorSection(_Section):
@@ -69,18 +69,18 @@ class ScalingSection(_Section):
     mode: Literal["auto", "fixed"] = "auto"
     low: float = 0.0
     high: float | None = None
-    quantile: float = Field(0.995, gt=0, le=1)
+    quantile: float = Field(default=0.995, gt=0, le=1)
     unit_norm: bool = False
 
 
 class RunSection(_Section):
     """How to run: number of samples, seed, device, threads (0: all cores), samples per chunk (0: chosen)."""
 
-    samples: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0)
+    samples: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
     device: str = "auto"
-    threads: int = Field(0, ge=0)
-    chunk: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
+    chunk: int = Field(default=0, ge=0)
 
 
 class MetricsSection(_Section):

@@ -229,7 +229,8 @@ def stack(*parts: LinearOperator) -> LinearOperator:
 
 def _check(name: str, what: str, value: Tensor, shape: Shape) -> None:
     if tuple(value.shape[1:]) != tuple(shape):
-        raise ConfigError(f"{name} expects a {what} of shape (B, {', '.join(map(str, shape))}), got {tuple(value.shape)}")
+        expected = ", ".join(["B", *map(str, shape)])
+        raise ConfigError(f"{name} expects a {what} of shape ({expected}), got {tuple(value.shape)}")
 
 
 def _match(kind: torch.dtype, real: torch.dtype | None) -> torch.dtype:

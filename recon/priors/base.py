@@ -68,7 +68,7 @@ class Denoiser(ABC):
         Raises ConfigError if the channels or sizes do not fit.
         """
         self.check_shape(tuple(x.shape[1:]))
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        sigma = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
         return self._denoise(x, sigma.expand(x.shape[0]) if sigma.ndim == 0 else sigma, cond)
 
     @abstractmethod

@@ -5,7 +5,6 @@ Metadata keys: `format` = "recon-prior/1", `config` = JSON of {network, unet, si
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -58,22 +57,17 @@ def load_prior(path: Path) -> EDMDenoiser:
     """
     config = read_config(path)
     try:
-        unet = UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["unet"].items()})
+        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["unet"].items()}
+        unet = UNetConfig(**shape)
         info = config["info"]
         info["value_range"] = tuple(info["value_range"])
         info["sizes"] = tuple(info["sizes"]) if info["sizes"] else None
         network = UNet(unet)
         with safe_open(path, framework="pt") as file:
-            weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+            weights = {key: file.get_tensor(key).float() for key in file.keys()}
         network.load_state_dict(weights)
         prior = PriorInfo(**info)
     except (KeyError, TypeError, ValueError, RuntimeError) as err:
         reason = str(err).splitlines()[0]
         raise ConfigError(f"weights and configuration of {path.name} do not fit: {reason}") from err
     return EDMDenoiser(network, prior, float(config["sigma_data"]))
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal text."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

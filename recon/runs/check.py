@@ -20,10 +20,12 @@ from recon.metrics.protocols import find_protocol
 from recon.operators.base import LinearOperator, Operator
 from recon.operators.registry import build, draw, parse_params
 from recon.priors.base import Denoiser
+from recon.priors.catalog import prior_path
+from recon.priors.store import load_prior
 from recon.runs.device import choose_device
 from recon.runs.methods import make_method
 from recon.runs.plan import check_pairing, check_prior, make_plan
-from recon.runs.prior import open_prior
+from recon.samplers.base import Method
 
 # images that a preset is checked on when no input is given
 DEFAULT_SIDE = 128
@@ -61,7 +63,7 @@ def check(config: Config, source: Path | None) -> tuple[list[Finding], dict[str,
     device = attempt("device", lambda: (d := choose_device(config.run.device), str(d)))
     prior = None
     if method is not None and method.uses_prior:
-        prior = attempt("prior", lambda: (open_prior(config.prior.name), config.prior.name))
+        prior = attempt("prior", lambda: (load_prior(prior_path(config.prior.name)), config.prior.name))
     operator = attempt("operator", lambda: _operator(config, source, prior))
     items = 1
     if source is not None:
@@ -71,15 +73,9 @@ def check(config: Config, source: Path | None) -> tuple[list[Finding], dict[str,
             operator = plan.operator if plan is not None else operator
             items = int(plan.input.measurement.y.shape[0]) if plan is not None else 1
     if operator is not None and method is not None:
-        attempt(
-            "method fits operator",
-            lambda: (
-                check_pairing(config.method.name, method, operator, op.kind),
-                f"{config.method.name} on {op.kind}",
-            ),
-        )
+        attempt("method fits operator", lambda: _pairing(config, method, operator))
     if operator is not None and prior is not None:
-        attempt("prior fits operator", lambda: (check_prior(prior, operator), f"{tuple(operator.in_shape)}"))
+        attempt("prior fits operator", lambda: _fits(prior, operator))
     if isinstance(operator, LinearOperator):
         attempt("adjoint", lambda: _adjoint(operator))
     complete = all(f.ok for f in findings) and operator is not None and method is not None and device is not None
@@ -94,6 +90,16 @@ def _operator(config: Config, source: Path | None, prior: Denoiser | None) -> tu
     spec = draw(config.operator.kind, config.operator.params, (channels, DEFAULT_SIDE, DEFAULT_SIDE), config.run.seed)
     operator = build(spec)
     return operator, f"{tuple(operator.in_shape)} -> {tuple(operator.out_shape)}"
+
+
+def _pairing(config: Config, method: Method, operator: Operator) -> tuple[None, str]:
+    check_pairing(config.method.name, method, operator, config.operator.kind)
+    return None, f"{config.method.name} on {config.operator.kind}"
+
+
+def _fits(prior: Denoiser, operator: Operator) -> tuple[None, str]:
+    check_prior(prior, operator)
+    return None, f"{tuple(operator.in_shape)}"
 
 
 def _measurement(source: Path) -> tuple[Measurement, str]:

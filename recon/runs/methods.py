@@ -75,7 +75,7 @@ def missing_needs(cls: type[Method], operator: Operator) -> list[str]:
         "gradient": operator.differentiable,
         "linear": linear,
         "adjoint": linear,
-        "pinv": linear and type(operator).pinv is not LinearOperator.pinv,
+        "pinv": isinstance(operator, LinearOperator) and type(operator).pinv is not LinearOperator.pinv,
         "svd": hasattr(operator, "svd"),
     }
     return sorted(need for need in cls.needs if not offers[need])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import numpy as np
 from recon.data import Geometry, Volume, from_stack
 from recon.errors import ConfigError, InputError
 from recon.io.atomic import check_writable, write_bytes
-from recon.io.registry import split_extension, write_volume
+from recon.io.catalog import format_of_name
+from recon.io.registry import check_volume, write_volume
 
 # an 8 or 16 bit picture cannot hold these: they go into a float format beside it
 FLOAT_COMPANION = {".png": ".tiff"}
@@ -43,6 +46,14 @@ def output_names(output: Path, samples: int) -> OutputNames:
     return OutputNames(output, sidecar, std, many)
 
 
+def split_extension(path: Path) -> tuple[str, str]:
+    """Return (stem, extension) of a file name, with ".nii.gz" as one extension."""
+    form = format_of_name(path.name)
+    known = form.extensions if form is not None else (path.suffix,)
+    extension = max((e for e in known if path.name.lower().endswith(e)), key=len, default="")
+    return path.name[: len(path.name) - len(extension)], path.name[len(path.name) - len(extension) :]
+
+
 def check_outputs(names: OutputNames, force: bool) -> None:
     """Refuse existing outputs and folders that cannot be written, before any work starts."""
     check_writable(names.all(), force)
@@ -56,18 +67,24 @@ def image_geometry(geometry: Geometry | None, shape: tuple[int, ...]) -> Geometr
     return Geometry((*axes, "y", "x"))
 
 
-def write_images(
-    names: OutputNames, mean: np.ndarray, std: np.ndarray | None, samples: np.ndarray, geometry: Geometry, force: bool
-) -> None:
-    """Write the reconstruction (N, C, Y, X) and, where named, the std map and all samples (S, N, C, Y, X).
+def check_image(output: Path, shape: tuple[int, ...], complex_image: bool, geometry: Geometry | None) -> None:
+    """Refuse, before any work, an output whose format cannot hold an image of this (N, C, Y, X).
 
-    Raises InputError where the output's format cannot hold the image.
+    Raises UsageError for an unknown extension, InputError where the format cannot hold it.
     """
-    if split_extension(names.image)[1].lower() == ".png" and geometry.value_range is None:
+    if split_extension(output)[1].lower() == ".png" and (geometry is None or geometry.value_range is None):
         raise InputError(
             "a PNG cannot hold this image: its values have no declared range",
             "write .nii.gz, .tiff or .npy, and make a picture with: recon view OUTPUT PICTURE.png",
         )
+    empty = np.broadcast_to(np.zeros((), np.complex64 if complex_image else np.float32), shape)
+    check_volume(output, from_stack(empty, image_geometry(geometry, shape)))
+
+
+def write_images(
+    names: OutputNames, mean: np.ndarray, std: np.ndarray | None, samples: np.ndarray, geometry: Geometry, force: bool
+) -> None:
+    """Write the reconstruction (N, C, Y, X) and, where named, the std map and all samples (S, N, C, Y, X)."""
     write_volume(names.image, from_stack(_single(mean), geometry), force=force)
     # spread has no declared black and white
     free = replace(geometry, value_range=None)
@@ -75,6 +92,18 @@ def write_images(
         write_volume(names.std, from_stack(_single(std), free), force=force)
     if names.samples is not None:
         write_volume(names.samples, _sample_volume(_single(samples), free), force=force)
+
+
+@contextmanager
+def all_or_nothing(names: OutputNames) -> Iterator[None]:
+    """Remove the files of this run that were not there before, if anything goes wrong in the block."""
+    fresh = [path for path in names.all() if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in fresh:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _sample_volume(samples: np.ndarray, geometry: Geometry) -> Volume:

@@ -12,9 +12,10 @@ from recon.data import Measurement, OperatorSpec
 from recon.errors import ConfigError
 from recon.operators.base import Operator
 from recon.priors.base import Denoiser
+from recon.priors.catalog import prior_path
+from recon.priors.store import load_prior
 from recon.runs.device import choose_chunk, choose_device, choose_threads
 from recon.runs.methods import make_method, missing_needs
-from recon.runs.prior import open_prior, prior_path
 from recon.runs.problem import unit_norm
 from recon.runs.resolve_input import ResolvedInput, resolve_input
 from recon.runs.scaling import Window, find_window
@@ -81,7 +82,7 @@ def make_plan(config: Config, measurement: Measurement, operator_file: OperatorS
     method = make_method(config.method.name, config.method.params)
     resolved = resolve_input(measurement, config, operator_file)
     check_pairing(config.method.name, method, resolved.operator, resolved.spec.kind)
-    prior = open_prior(config.prior.name) if method.uses_prior else None
+    prior = load_prior(prior_path(config.prior.name)) if method.uses_prior else None
     if prior is not None:
         check_prior(prior, resolved.operator)
     notices = list(resolved.notices)
@@ -115,8 +116,3 @@ def check_prior(prior: Denoiser, operator: Operator) -> None:
             "set operator.complex_image = false if the image is real, or use a classical method (--method tv)",
         )
     prior.check_shape(tuple(operator.in_shape))
-
-
-def weights_file(config: Config, method: Method) -> str | None:
-    """Return the path of the prior's weights, or None if the method uses none."""
-    return str(prior_path(config.prior.name)) if method.uses_prior else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,11 +14,19 @@ from recon.config.schema import Config
 from recon.data import OperatorSpec, Volume, from_stack, to_stack
 from recon.errors import InputError
 from recon.io.operator_file import read_operator_file
-from recon.io.registry import read_measurement, read_volume
+from recon.io.registry import read_measurement, read_volume, write_volume
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
 from recon.runs.execute import Outcome, Progress, execute
-from recon.runs.outputs import check_outputs, image_geometry, output_names, write_images, write_sidecar
+from recon.runs.outputs import (
+    all_or_nothing,
+    check_image,
+    check_outputs,
+    image_geometry,
+    output_names,
+    write_images,
+    write_sidecar,
+)
 from recon.runs.plan import Plan, make_plan
 from recon.runs.provenance import bytes_sha256, file_sha256, portable_path
 from recon.runs.sidecar import run_sidecar
@@ -45,7 +52,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What `recon run` prints: one JSON object, and the image as npy bytes where it goes to standard output."""
+    """What `recon run` prints."""
 
     status: str
     metrics: dict[str, Any]
@@ -53,7 +60,6 @@ class RunReport:
     outputs: dict[str, str]
     statistics: dict[str, Any]
     notices: list[str]
-    npy: bytes | None = None
 
     def json(self) -> dict[str, Any]:
         """The report as a JSON-able object."""
@@ -77,6 +83,9 @@ def plan_request(request: RunRequest) -> tuple[Plan, Volume | None]:
     plan = make_plan(request.config, measurement, spec)
     if truth is not None:
         _check_truth(truth, plan)
+    if request.output is not None:
+        op, measured = plan.operator, plan.input.measurement
+        check_image(request.output, (measured.y.shape[0], *op.in_shape), op.in_dtype.is_complex, measured.geometry)
     return plan, truth
 
 
@@ -97,30 +106,24 @@ def reconstruct(request: RunRequest, on_plan: Callable[[Plan], None], on_progres
     }
     notices = list(plan.notices)
     if request.output is None:
-        array = from_stack(mean.astype(np.complex64 if np.iscomplexobj(mean) else np.float32), geometry).array
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        return RunReport("ok", metrics, _name(protocol), {}, statistics, notices, buffer.getvalue())
+        image = mean.astype(np.complex64 if np.iscomplexobj(mean) else np.float32)
+        write_volume("-", from_stack(image, geometry))
+        return RunReport("ok", metrics, _name(protocol), {}, statistics, notices)
     names = output_names(request.output, plan.samples)
-    write_images(names, mean, outcome.std if plan.samples > 1 else None, outcome.samples, geometry, request.force)
     folder = names.image.parent
     kinds = {"image": names.image, "std": names.std, "samples": names.samples}
     outputs = {k: p.name for k, p in kinds.items() if p is not None}
-    if request.sidecar:
-        content = run_sidecar(
-            plan,
-            outcome,
-            list(request.command),
-            folder,
-            _sources(request, folder),
-            request.preset,
-            metrics,
-            protocol,
-            outputs,
-            started,
-        )
-        write_sidecar(names.sidecar, content, request.force)
-        outputs["sidecar"] = names.sidecar.name
+    with all_or_nothing(names):
+        std = outcome.std if plan.samples > 1 else None
+        write_images(names, mean, std, outcome.samples, geometry, request.force)
+        if request.sidecar:
+            sources = _sources(request, folder)
+            command = list(request.command)
+            content = run_sidecar(
+                plan, outcome, command, folder, sources, request.preset, metrics, protocol, outputs, started
+            )
+            write_sidecar(names.sidecar, content, request.force)
+            outputs["sidecar"] = names.sidecar.name
     shown = {k: str(folder / name) for k, name in outputs.items()}
     return RunReport("ok", metrics, _name(protocol), shown, statistics, notices)
 

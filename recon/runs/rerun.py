@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from recon.config.schema import Config
 from recon.errors import InputError, ResourceError
-from recon.runs.prior import prior_path
+from recon.priors.catalog import prior_path
 from recon.runs.provenance import file_sha256, versions
 from recon.runs.reconstruct import RunRequest
 from recon.runs.sidecar import SIDECAR_VERSION

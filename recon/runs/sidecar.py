@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from recon import __version__
+from recon.priors.catalog import prior_path
 from recon.runs.execute import Outcome
 from recon.runs.plan import Plan
-from recon.runs.prior import prior_path
 from recon.runs.provenance import file_sha256, portable_command, versions
 
 SIDECAR_VERSION = 1

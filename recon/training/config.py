@@ -15,7 +15,7 @@ class VolumeSource(_Strict):
     """One training volume: a file, how often it is drawn from, and where it came from."""
 
     path: str
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
     source: str
     licence: str
     sha256: str | None = None
@@ -46,7 +46,7 @@ class OptimiserConfig(_Strict):
     lr(step) = lr min(1, (step+1)/warmup) / sqrt(max(step/decay_after, 1))
     """
 
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     warmup: int = 200
     decay_after: int = 4000
     betas: tuple[float, float] = (0.9, 0.99)
@@ -61,7 +61,7 @@ class TrainConfig(_Strict):
     description: str
     crop: int = 96
     batch: int = 8
-    steps: int = Field(100_000, gt=0)
+    steps: int = Field(default=100_000, gt=0)
     seed: int = 0
     sigma_data: float = 0.5
     sigma_min: float = 0.002

@@ -50,7 +50,8 @@ def new_state(config: TrainConfig) -> TrainState:
     """Return a fresh state, seeded by `config.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = UNet(unet_config(config)).to(memory_format=torch.channels_last)
+        network = UNet(unet_config(config))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     opt = config.optimiser
     optimiser = torch.optim.AdamW(network.parameters(), lr=opt.lr, betas=opt.betas, weight_decay=opt.weight_decay)
     return TrainState(network, optimiser, [_copy(network) for _ in config.ema])

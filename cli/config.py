@@ -1,0 +1,35 @@
+"""`recon config show`."""
+
+from __future__ import annotations
+
+from .lazy import new_group
+from .options import ConfigFile, Device, Json, Method, Preset, Prior, Samples, Seed, Set
+from .output import print_json, print_table
+
+app = new_group("Show the resolved configuration and the origin of each value.")
+
+
+@app.command("show")
+def show_config(
+    preset: Preset,
+    method: Method = None,
+    prior: Prior = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    device: Device = None,
+    sets: Set = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show every value of a run, and where it comes from.
+
+    The options are those of `recon run`; nothing is read but configuration.
+    """
+    from recon.config.resolve import describe, resolve
+
+    flags = {"prior.name": prior, "run.samples": samples, "run.seed": seed, "run.device": device}
+    resolved = resolve(preset, method=method, config_file=config, sets=sets or [], flags=flags)
+    if as_json:
+        print_json({"values": resolved.values, "origins": resolved.origins})
+    else:
+        print_table(("key", "value", "from"), describe(resolved))

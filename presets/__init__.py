@@ -1,0 +1,1 @@
+"""Presets (TOML), installed as `recon.presets`."""

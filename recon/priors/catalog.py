@@ -1,0 +1,101 @@
+"""Names and files of the shipped priors, without importing torch."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from recon.errors import ConfigError, ResourceError
+
+SUFFIX = ".safetensors"
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class WeightsCheck:
+    """Whether the weights of one shipped prior are those of its record in SHA256SUMS."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def shipped_priors() -> list[str]:
+    """Return the names of the shipped priors."""
+    return sorted(p.name.removesuffix(SUFFIX) for p in _folder().iterdir() if p.name.endswith(SUFFIX))
+
+
+def prior_path(name: str) -> Path:
+    """Return the weight file of a shipped prior or of a path.
+
+    Raises ResourceError for a missing file, ConfigError for an unknown name (with the nearest).
+    """
+    if name.endswith(SUFFIX) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise ResourceError(f"no weight file {name}", "give a .safetensors file, or a name of: recon priors list")
+        return path
+    names = shipped_priors()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        raise ConfigError(
+            f"unknown prior '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""), "see: recon priors list"
+        )
+    return _folder() / f"{name}{SUFFIX}"
+
+
+def check_weights() -> list[WeightsCheck]:
+    """Compare the shipped weights with SHA256SUMS; a file without a record, or a record without a file, is not ok."""
+    sums = _folder() / SUMS
+    lines = sums.read_text().splitlines() if sums.is_file() else []
+    recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = []
+    for file in sorted({*recorded, *(f"{name}{SUFFIX}" for name in shipped_priors())}):
+        path = _folder() / file
+        if not path.is_file():
+            problem = "missing"
+        elif file not in recorded:
+            problem = f"not recorded in {SUMS}"
+        else:
+            problem = "" if _sha256(path) == recorded[file] else "altered: its SHA-256 differs"
+        found.append(WeightsCheck(file.removesuffix(SUFFIX), not problem, problem or recorded[file]))
+    return found
+
+
+def describe_prior(name: str) -> dict[str, Any]:
+    """Return what a weight file says about itself, its parameters and SHA-256, as JSON-able facts; imports torch.
+
+    Raises InputError for a file that is no prior of ours, and as `prior_path`.
+    """
+    from safetensors import safe_open
+
+    from recon.priors.store import read_config
+
+    path = prior_path(name)
+    config = read_config(path)
+    with safe_open(path, framework="numpy") as file:
+        slices = [file.get_slice(key) for key in file.keys()]
+        sizes = [_product(part.get_shape()) for part in slices]
+        kinds = sorted({str(part.get_dtype()) for part in slices})
+    facts = {"file": path.name, "bytes": path.stat().st_size, "parameters": sum(sizes), "stored_as": kinds}
+    return {**config["info"], "network": config["unet"], **facts, "sha256": _sha256(path)}
+
+
+def _folder() -> Path:
+    return Path(str(files("recon.priors.weights")))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _product(shape: list[int]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total

@@ -1,0 +1,102 @@
+"""`recon convert`: read an image, take a part of it, change its type without loss, write it in another format."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recon.data import Volume, take_item
+from recon.errors import InputError, UsageError
+from recon.io.atomic import check_writable
+from recon.io.registry import output_format, read_volume, write_volume
+
+DTYPES = ("uint8", "uint16", "int16", "int32", "float32", "float64", "complex64", "complex128")
+GREY = "grey"
+# luma of ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class ConvertRequest:
+    """What the user asked for; `source` is a path or the bytes of standard input, `output` a path or "-".
+
+    index: one slice alone.  channel: a number, or "grey" for the luma of RGB.  dtype: one of DTYPES.
+    """
+
+    source: str | os.PathLike[str] | bytes
+    output: str | os.PathLike[str]
+    axes: str | None = None
+    index: int | None = None
+    channel: str | None = None
+    dtype: str | None = None
+    force: bool = False
+
+
+def convert(request: ConvertRequest) -> dict[str, Any]:
+    """Convert a file; return what was written: output, format, axes, shape, dtype.
+
+    Raises UsageError for an unknown type or extension, OutputExistsError before reading, InputError where a value
+    would be lost.
+    """
+    if request.dtype is not None and request.dtype not in DTYPES:
+        raise UsageError(f"unknown type '{request.dtype}'", f"choose from: {', '.join(DTYPES)}")
+    output_format(request.output, "image")
+    check_writable([request.output], request.force)
+    volume = read_volume(request.source, request.axes)
+    if request.index is not None:
+        volume = take_item(volume, request.index)
+    if request.channel is not None:
+        volume = take_channel(volume, request.channel)
+    if request.dtype is not None:
+        volume = Volume(cast_exactly(volume.array, request.dtype), volume.geometry)
+    facts = write_volume(request.output, volume, request.force)
+    shape = {"axes": list(volume.geometry.axes), "shape": list(volume.array.shape)}
+    return {"output": os.fspath(request.output), **shape, **facts}
+
+
+def take_channel(volume: Volume, channel: str) -> Volume:
+    """Return one channel of an image, by number or "grey", without the channel axis.
+
+    Raises InputError where there is no such channel, UsageError for another word.
+    """
+    geometry = volume.geometry
+    if "c" not in geometry.axes:
+        raise InputError(f"an image with axes {','.join(geometry.axes)} has no channels", "leave out --channel")
+    axis = geometry.axes.index("c")
+    count = volume.array.shape[axis]
+    if channel == GREY:
+        if count != len(LUMA):
+            raise InputError(f"grey is made of 3 channels (red, green, blue), got {count}", "choose one by its number")
+        array = np.moveaxis(volume.array, axis, -1).astype(np.float32) @ np.array(LUMA, np.float32)
+    else:
+        try:
+            number = int(channel)
+        except ValueError as err:
+            raise UsageError(f"--channel {channel}: expected a number or '{GREY}'") from err
+        if not -count <= number < count:
+            raise InputError(f"channel {number} is outside 0..{count - 1}")
+        array = volume.array.take(number, axis=axis)
+    spacing = geometry.spacing and tuple(s for i, s in enumerate(geometry.spacing) if i != axis)
+    axes = tuple(name for name in geometry.axes if name != "c")
+    return Volume(array, replace(geometry, axes=axes, spacing=spacing))
+
+
+def cast_exactly(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return the array as `dtype`. Raises InputError where more than the rounding of real numbers would be lost."""
+    target = np.dtype(dtype)
+    with np.errstate(all="ignore"):
+        lossy = np.iscomplexobj(array) and target.kind != "c" and bool(np.any(array.imag))
+        cast = (array if target.kind == "c" else array.real).astype(target)
+        if target.kind in "iu":
+            lossy = lossy or not np.array_equal(cast.astype(array.dtype), array)
+        else:
+            lossy = lossy or not np.array_equal(np.isfinite(cast), np.isfinite(array))
+    if lossy:
+        raise InputError(
+            f"the image ({array.dtype}) cannot be written as {dtype} without losing values",
+            "write a type that holds them, such as float32 (complex64 for complex images)",
+        )
+    return cast

@@ -1,0 +1,82 @@
+"""Every shipped preset resolves, fits its operator and method, and holds the published settings."""
+
+import pytest
+
+from recon.config.presets import load_preset, preset_names
+from recon.config.resolve import resolve
+from recon.metrics.protocols import PROTOCOLS
+from recon.operators.registry import build, draw, parse_params
+from recon.runs.methods import SAMPLERS, make_method, missing_needs
+
+RUNNABLE = [name for name in preset_names({}) if not name.startswith("problems/")]
+PROBLEMS = [name.removeprefix("problems/") for name in preset_names({}) if name.startswith("problems/")]
+EXPECTED = {
+    "denoise",
+    "inpaint-box",
+    "inpaint-random",
+    "sr4",
+    "deblur-gauss",
+    "deblur-motion",
+    "mri-x4",
+    "mri-x8",
+    "ct-30",
+    "ct-limited",
+}
+
+
+def test_every_problem_has_a_preset_of_each_sampler():
+    assert set(PROBLEMS) >= EXPECTED
+    for problem in EXPECTED:
+        for method in ("dds", "dps"):
+            assert f"{problem}-{method}" in RUNNABLE
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_a_preset_resolves_and_its_parts_can_be_made(name):
+    resolved = resolve(name, environ={})
+    config = resolved.config
+    parse_params(config.operator.kind, config.operator.params)
+    method = make_method(config.method.name, config.method.params)
+    assert config.metrics.protocol in PROTOCOLS
+    assert config.description and config.citation
+    if config.method.name in SAMPLERS:
+        assert method.network_calls > 0
+    preset = resolved.preset
+    assert preset is not None
+    assert name == f"{preset.problem}-{config.method.name}" and preset.problem in PROBLEMS
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_problem_builds_its_operator_and_every_preset_of_it_fits(problem):
+    config = resolve(f"problems/{problem}", method="tv", environ={}).config
+    assert config.description
+    operator = build(draw(config.operator.kind, config.operator.params, (1, 72, 64), seed=0))
+    for name in RUNNABLE:
+        if load_preset(name, {}).problem == problem:
+            method = resolve(name, environ={}).config.method
+            assert missing_needs(type(make_method(method.name, method.params)), operator) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "zeta"),
+    [
+        ("sr4-dps", 0.3),
+        ("deblur-gauss-dps", 0.3),
+        ("deblur-motion-dps", 0.3),
+        ("inpaint-box-dps", 0.5),
+        ("inpaint-random-dps", 0.5),
+    ],
+)
+def test_dps_presets_hold_the_published_settings(name, zeta):
+    config = resolve(name, environ={}).config
+    assert config.method.params["zeta"] == zeta
+    assert config.method.params["steps"] == 1000
+    assert config.noise.sigma == 0.05 / 2, "0.05 on a range of 2"
+
+
+@pytest.mark.parametrize(("name", "gamma"), [("mri-x4-dds", 50.0), ("mri-x8-dds", 50.0), ("ct-30-dds", 200.0)])
+def test_dds_presets_hold_the_measured_settings(name, gamma):
+    config = resolve(name, environ={}).config
+    held = {key: config.method.params[key] for key in ("gamma", "eta", "cg_iterations", "steps", "grid")}
+    assert held == {"gamma": gamma, "eta": 0.85, "cg_iterations": 5, "steps": 50, "grid": "vp"}
+    assert config.scaling.unit_norm == (name == "ct-30-dds")
