@@ -1,0 +1,1 @@
+"""Hot loops behind one dispatcher: compiled or plain-torch."""

@@ -1,0 +1,100 @@
+"""Downsampling: the low-resolution image of super-resolution, by antialiased bicubic reduction or by box averages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recon.errors import ConfigError
+from recon.operators.base import LinearOperator, Shape
+from recon.operators.checks import image_size
+from recon.operators.family import Arrays, Family
+from recon.operators.separable import Separable, cubic, reduction_matrix
+
+
+@final
+@dataclass(frozen=True)
+class DownsampleParams:
+    """factor: integer reduction of both sides (DPS: 4, InverseBench: 2).
+
+    filter: "bicubic" (a = -1/2, stretched by the factor, mirrored border; sides become ceil(n / factor)) or "box"
+        (mean of factor x factor pixels; the factor must divide the sides).
+    """
+
+    factor: int = 4
+    filter: Literal["bicubic", "box"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.factor < 1:
+            raise ConfigError(f"operator 'downsample': factor = {self.factor}", "give an integer of at least 1")
+
+
+@final
+class BoxAverage(LinearOperator):
+    """y = mean over factor x factor pixels: (B, C, [Z,] Y, X) -> (B, C, [Z,] Y/f, X/f).
+
+    As A A^T = I / f^2:  pinv(y) repeats each pixel;  prox(z, rho, y) = z + A^T (y - A z) / (1/f^2 + rho).
+    """
+
+    def __init__(self, in_shape: Shape, factor: int) -> None:
+        self.in_shape = in_shape
+        self.out_shape = (*in_shape[:-2], in_shape[-2] // factor, in_shape[-1] // factor)
+        self.factor = factor
+
+    def _forward(self, x: Tensor) -> Tensor:
+        f = self.factor
+        return x.unflatten(-1, (-1, f)).unflatten(-3, (-1, f)).mean((-3, -1))
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.pinv(y) / self.factor**2
+
+    def pinv(self, y: Tensor) -> Tensor:
+        f = self.factor
+        spread = y[..., :, None, :, None].expand(*y.shape[:-1], f, y.shape[-1], f)
+        return spread.reshape(*y.shape[:-2], *self.in_shape[-2:]).clone()
+
+    def prox(self, z: Tensor, rho: float | Tensor, y: Tensor) -> Tensor:
+        return z + self.adjoint((y - self.forward(z)) / (1 / self.factor**2 + rho))
+
+
+def draw(params: DownsampleParams, in_shape: Shape, rng: np.random.Generator, given: Arrays) -> Arrays:
+    """Return no arrays: nothing is random. Raises ConfigError where the factor does not fit the image."""
+    _check_size(params, in_shape)
+    return {}
+
+
+def build(params: DownsampleParams, in_shape: Shape, arrays: Arrays) -> LinearOperator:
+    """Return the reduction; for "bicubic" as one matrix per axis.
+
+    Source: the `Resizer` of the DPS code (Chung et al., ICLR 2023), of which this keeps kernel, geometry and border.
+    """
+    size = _check_size(params, in_shape)
+    if params.filter == "box":
+        return BoxAverage(in_shape, params.factor)
+    rows, columns = (reduction_matrix(n, params.factor, cubic, 2).astype(np.float32) for n in size)
+    return Separable(in_shape, torch.from_numpy(rows), torch.from_numpy(columns))
+
+
+def reads_shape(params: DownsampleParams, arrays: Arrays, y_shape: Shape) -> Shape:
+    """Return the image's shape, taken as a multiple of the factor (a bicubic measurement could also come from less)."""
+    return (*y_shape[:-2], y_shape[-2] * params.factor, y_shape[-1] * params.factor)
+
+
+def _check_size(params: DownsampleParams, in_shape: Shape) -> tuple[int, int]:
+    size = image_size("downsample", in_shape)
+    f = params.factor
+    if f > min(size):
+        raise ConfigError(f"downsampling by {f} leaves nothing of an image of {size[0]} x {size[1]}", "lower factor")
+    if params.filter == "box" and (size[0] % f or size[1] % f):
+        raise ConfigError(
+            f"box averages by {f} need sides that {f} divides, the image has {size[0]} x {size[1]}",
+            f"crop to {size[0] // f * f} x {size[1] // f * f}, choose another factor, or set filter = 'bicubic'",
+        )
+    return size
+
+
+FAMILY = Family("downsample", DownsampleParams, draw, build, {}, reads_shape)
