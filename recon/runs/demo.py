@@ -158,7 +158,7 @@ def _direct_name(config: Config) -> str:
 
 
 def _first_sample(names: dict[str, Path]) -> np.ndarray:
-    volume = read_volume(names["samples"])
+    volume = read_volume(names["samples"], axes="x,y,z,n")
     axis = volume.geometry.axes.index("n")
     array = volume.array.take([0], axis=axis)
     return to_stack(Volume(array, volume.geometry))

@@ -1,0 +1,1 @@
+"""Exact posteriors and the test of samplers against them."""

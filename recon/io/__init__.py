@@ -1,0 +1,1 @@
+"""File formats behind one registry: sniff, read, write atomically."""

@@ -1,0 +1,129 @@
+"""HDF5 files: named datasets; links to other files, external and virtual storage are refused."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, final
+
+import numpy as np
+
+from recon.data import Volume
+from recon.errors import InputError
+from recon.io.arrays import ArrayFile, Items, image_items, read_image
+from recon.io.source import Source, check_declared, check_dtype, native, reading
+
+if TYPE_CHECKING:
+    import h5py
+
+
+@final
+class Hdf5File(ArrayFile):
+    """The datasets of an opened HDF5 file, by their full names without the leading `/`."""
+
+    def __init__(self, file: h5py.File, name: str) -> None:
+        self.name = name
+        self.form = "hdf5"
+        self._file = file
+        self._keys = tuple(sorted(_walk(file, name, "", set())))
+
+    def keys(self) -> tuple[str, ...]:
+        return self._keys
+
+    def info(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
+        with reading(f"{self.name}::{key}", "dataset"):
+            dataset = self._file[key]
+            return tuple(dataset.shape or ()), dataset.dtype
+
+    def _read(self, key: str) -> np.ndarray:
+        import h5py
+
+        name = f"{self.name}::{key}"
+        with reading(name, "dataset"):
+            dataset = self._file[key]
+            _refuse_foreign_storage(dataset, name)
+            if h5py.check_string_dtype(dataset.dtype) is not None:
+                if dataset.shape != ():
+                    raise InputError(f"{name}: expected numbers or one text, got texts of shape {dataset.shape}")
+                return np.array(dataset.asstr()[()])
+            check_dtype(dataset.dtype, name)
+            return native(np.asarray(dataset[()]), name)
+
+
+@contextmanager
+def open_hdf5(source: Source) -> Iterator[Hdf5File]:
+    """Yield the datasets of an HDF5 file. Raises InputError if it is damaged or leads outside itself."""
+    import h5py
+
+    with reading(source.name, "HDF5 file"):
+        source.stream.seek(0)
+        file = h5py.File(source.stream, "r")
+    with file:
+        with reading(source.name, "HDF5 file"):
+            opened = Hdf5File(file, source.name)
+        yield opened
+
+
+def write_items(stream: BinaryIO, items: Items) -> None:
+    """Write named arrays and texts as datasets; equal content gives equal bytes.
+
+    The file is made in memory, so that a full disk is met by a plain write and not inside the HDF5 library, and in
+    the layout of HDF5 1.10, which protects its structure by checksums. Texts have a fixed length: texts of variable
+    length lie in a heap without checksums, where damage can make the HDF5 library loop for ever.
+    """
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
+        for key, array in items.items():
+            if array.dtype.kind == "U":
+                text = str(array[()]).encode()
+                file.create_dataset(key, data=text, dtype=h5py.string_dtype(length=max(len(text), 1)))
+            else:
+                file.create_dataset(key, data=array)
+    stream.write(buffer.getbuffer())
+
+
+def read(source: Source, axes: tuple[str, ...] | None = None) -> Volume:
+    """Return the image: the dataset `image`, the one named with `::`, or the only one of two or more dimensions."""
+    with open_hdf5(source) as file:
+        return read_image(file, source.inner, axes)
+
+
+def write(stream: BinaryIO, volume: Volume) -> dict[str, Any]:
+    """Write the array as the dataset `image` with its geometry beside it."""
+    write_items(stream, image_items(volume))
+    return {"dtype": str(volume.array.dtype)}
+
+
+def _walk(group: h5py.Group, name: str, prefix: str, seen: set[int]) -> Iterator[str]:
+    """Yield the names of all datasets that hard links reach, each group once; soft links are aliases and left out."""
+    import h5py
+
+    address = h5py.h5o.get_info(group.id).addr
+    if address in seen:
+        return
+    seen.add(address)
+    for key in group:
+        link = group.get(key, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise InputError(
+                f"{name}: '{prefix}{key}' is a link to another file, refused", "copy the data into one file"
+            )
+        if not isinstance(link, h5py.HardLink):
+            continue
+        member = group[key]
+        if isinstance(member, h5py.Dataset):
+            yield prefix + key
+        elif isinstance(member, h5py.Group):
+            yield from _walk(member, name, f"{prefix}{key}/", seen)
+
+
+def _refuse_foreign_storage(dataset: h5py.Dataset, name: str) -> None:
+    """Raise InputError for data kept in other files, never written, or declared far beyond what is stored."""
+    if dataset.external or dataset.is_virtual:
+        raise InputError(f"{name}: its data lie in other files, refused", "copy the data into one file")
+    if dataset.shape is None or (dataset.size and not dataset.id.get_storage_size()):
+        raise InputError(f"{name}: it holds no data", "write the file again")
+    check_declared(dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size(), name)

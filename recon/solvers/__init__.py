@@ -1,0 +1,1 @@
+"""Iterative solvers as pure functions of callables."""
