@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +55,11 @@ def read_train_config(name: str) -> TrainConfig:
         resource = files("recon.training.configs") / f"{name}.toml"
         if not resource.is_file():
             known = sorted(p.name[:-5] for p in files("recon.training.configs").iterdir() if p.name.endswith(".toml"))
-            raise ConfigError(f"unknown training configuration '{name}'", f"choose from: {', '.join(known)}, or a FILE")
+            near = difflib.get_close_matches(name, known, 1)
+            raise ConfigError(
+                f"unknown training configuration '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""),
+                f"choose from: {', '.join(known)}, or a TOML file",
+            )
         text = resource.read_text()
     try:
         return TrainConfig.model_validate(tomllib.loads(text))
@@ -119,11 +123,6 @@ def report_on_test(request: TrainRequest, ema: int, sigmas: tuple[float, ...]) -
     if not images:
         raise ConfigError("the training configuration names no test data", "add [[data.test]]")
     return denoising_report(denoiser, images, sigmas, config.seed)
-
-
-def write_history(state: TrainState, path: Path) -> None:
-    """Write the loss curve as JSON."""
-    path.write_text(json.dumps(state.history))
 
 
 def _info(config: TrainConfig, provenance: dict[str, Any]) -> PriorInfo:

@@ -23,8 +23,7 @@ class FiniteGuard:
 
     def keep(self, x0: Tensor) -> None:
         """Take in the estimates x0 (B, ...); a sample that was ever non-finite keeps its last finite one."""
-        # x - x is 0 where finite and NaN elsewhere, for complex values too
-        self.alive = self.alive & ((x0 - x0).flatten(1) == 0).all(1)
+        self.alive = self.alive & x0.flatten(1).sum(1).isfinite()  # one reduction: a sum is finite if its terms are
         self.last = torch.where(self.alive.reshape(-1, *(1,) * (x0.ndim - 1)), x0, self.last)
 
     def diverged(self, index: int) -> bool:

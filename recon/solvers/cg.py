@@ -61,7 +61,8 @@ def conjugate_gradients(
         vx.addcmul_(step, vp)
         vr.addcmul_(step, image, value=-1)
         reduced = per_item_dot(vr, vr)
-        vp.mul_(torch.where(active, reduced / square, 0.0).reshape(column)).add_(vr)
+        turn = torch.where(active, reduced / square, 0.0).reshape(column)
+        torch.addcmul(vr, turn, vp, out=vp)
         square = reduced
     return Solution(x, square.sqrt())
 

@@ -211,14 +211,16 @@ def test_denoising_follows_the_linear_recursion_near_the_posterior_mean(exponent
     assert relative(x.mean(0), exact.mean) < 0.75 * relative(y[0].double(), exact.mean)
 
 
-@pytest.mark.parametrize(("steps", "eta", "bias"), [(1000, 0.0, 0.02), (50, 0.85, 0.6)])
+@pytest.mark.parametrize(
+    ("steps", "eta", "bias"), [pytest.param(1000, 0.0, 0.02, marks=pytest.mark.slow), (50, 0.85, 0.6)]
+)
 def test_without_data_it_samples_the_prior(steps, eta, bias):
     shape = (1, 7, 8)
     spectrum = power_law_spectrum(shape, 2.0, 0.8)
     prior = GaussianPrior(spectrum, 0.2)
     problem = identity_problem(torch.zeros(1, *shape), 0.1)
     method = DDS(steps=steps, eta=eta, gamma=0.0)
-    x = method.sample(prior, problem, None, BatchNoise(1), (600, *shape)).samples
+    x = method.sample(prior, problem, None, BatchNoise(1), (400, *shape)).samples
     _, variance = chain(schedules.vp_discrete(steps), spectrum, 0.0, eta)
     power = (torch.fft.fft2(x.double() - 0.2, norm="ortho").abs() ** 2).mean(0)
     assert abs(float((power / variance).mean()) - 1) < 0.03

@@ -72,7 +72,10 @@ def run_recording(method, prior, problem, noise, shape=SHAPE):
 
 
 @pytest.mark.parametrize("learned", [True, False])
-@pytest.mark.parametrize(("steps", "norm"), [(1000, "norm"), (100, "norm"), (100, "squared"), (100, "poisson")])
+@pytest.mark.parametrize(
+    ("steps", "norm"),
+    [pytest.param(1000, "norm", marks=pytest.mark.slow), (100, "norm"), (100, "squared"), (100, "poisson")],
+)
 def test_matches_the_authors_code_step_by_step(steps, learned, norm):
     net = EpsNet(2, learned)
     problem = dense_problem(ROWS, SHAPE[1:], torch.float64)
@@ -165,7 +168,11 @@ def identity_problem(y, sigma):
 
 @pytest.mark.parametrize(
     ("form", "grid", "steps", "bias"),
-    [("ancestral", "vp", 1000, 0.1), ("ancestral", "edm", 250, 0.1), ("ode", "edm", 250, 0.05)],
+    [
+        pytest.param("ancestral", "vp", 1000, 0.1, marks=pytest.mark.slow),
+        ("ancestral", "edm", 250, 0.1),
+        ("ode", "edm", 250, 0.05),
+    ],
 )
 def test_without_data_it_samples_the_prior(form, grid, steps, bias):
     shape = (1, 7, 8)
