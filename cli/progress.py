@@ -74,8 +74,11 @@ def _bar(label: str, stream: IO[str]) -> Iterator[Report]:
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=Console(file=stream), transient=False) as bar:
-        task = bar.add_task(label, total=None, sigma=float("nan"))
-        yield lambda reached: bar.update(task, completed=reached.done, total=reached.total, sigma=reached.sigma)
+        # hidden until the first step, which comes after checks and baselines
+        task = bar.add_task(label, total=None, sigma=0.0, visible=False)
+        yield lambda reached: bar.update(
+            task, completed=reached.done, total=reached.total, sigma=reached.sigma, visible=True
+        )
 
 
 def duration(seconds: float) -> str:

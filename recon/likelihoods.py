@@ -101,5 +101,5 @@ def per_item_dot(a: Tensor, b: Tensor) -> Tensor:
     """Return Re<a, b> of each item, with a conjugated: (B, ...), (B, ...) -> (B,), real."""
     a, b = a.flatten(1), b.flatten(1)
     if a.is_complex():
-        a, b = torch.view_as_real(a).flatten(1), torch.view_as_real(b).flatten(1)
+        a, b = (torch.view_as_real(v.resolve_conj()).flatten(1) for v in (a, b))
     return torch.linalg.vecdot(a, b, dim=1)

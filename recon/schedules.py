@@ -3,7 +3,7 @@
     sigma = sqrt((1-ab)/ab),   ab = 1/(1+sigma^2),   x = x_vp/sqrt(ab)
 
 Sources: Ho et al. 2020 (linear betas), Song et al. 2021 (continuous VP), Karras et al. 2022 eq. 5 (poly-rho),
-Chung et al. 2024 DDS (uniform skip).
+Chung et al. 2024 DDS (uniform skip), Zhu et al. 2023 DiffPIR (quadratic skip).
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ def vp_discrete(steps: int, count: int = 1000) -> Sigmas:
 
 def vp_continuous(steps: int, beta_d: float = 19.9, beta_min: float = 0.1, eps: float = 1e-3) -> Sigmas:
     """Return sigma(t) = sqrt(exp(beta_d t^2/2 + beta_min t) - 1) at `steps` times from 1 to eps, then 0."""
+    _check_steps(steps)
     t = np.linspace(1.0, eps, steps)
     return np.append(np.sqrt(np.expm1(0.5 * beta_d * t**2 + beta_min * t)), 0.0)
 
 
 def poly_rho(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Sigmas:
     """Return the EDM grid (smax^(1/rho) + i/(n-1) (smin^(1/rho) - smax^(1/rho)))^rho, then 0."""
+    _check_steps(steps)
     _check_range(sigma_min, sigma_max)
     ramp = np.linspace(0, 1, steps)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
@@ -60,13 +62,19 @@ def poly_rho(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho:
 
 def log_spaced(steps: int, sigma_min: float = 0.01, sigma_max: float = 100.0) -> Sigmas:
     """Return geometrically spaced levels, then 0."""
+    _check_steps(steps)
     _check_range(sigma_min, sigma_max)
     return np.append(np.geomspace(sigma_max, sigma_min, steps), 0.0)
 
 
 def vp_quadratic(steps: int, count: int = 1000) -> Sigmas:
-    """Return discrete VP levels at times (sqrt-linear spacing, dense at low noise), then 0; DiffPIR's grid."""
-    times = np.unique(np.floor(np.linspace(0, np.sqrt(count - 1), steps) ** 2).astype(int))[::-1]
+    """Return discrete VP levels dense at low noise, then 0: at most `steps`, for equal ones are taken once.
+
+    Times are count - 1 - floor(sqrt(linspace(0, count^2, steps))), the last one 0: the "quad" skip of the DiffPIR code.
+    """
+    _check_steps(steps)
+    skipped = np.floor(np.sqrt(np.linspace(0, count**2, steps))).astype(int)
+    times = np.unique(np.maximum(count - 1 - skipped, 0))[::-1]
     return np.append(sigma_from_alpha_bar(vp_alpha_bars(count)[times]), 0.0)
 
 
@@ -80,10 +88,18 @@ GRIDS: dict[str, Callable[[int], Sigmas]] = {
 
 
 def grid(name: str, steps: int) -> Sigmas:
-    """Return a named grid of `steps` levels with its default range. Raises ConfigError on an unknown name."""
+    """Return a named grid of `steps` levels with its default range.
+
+    Raises ConfigError on an unknown name or a number of steps that the grid cannot have.
+    """
     if name not in GRIDS:
         raise ConfigError(f"unknown grid '{name}'", f"choose from: {', '.join(GRIDS)}")
     return GRIDS[name](steps)
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ConfigError(f"a grid of noise levels needs at least 1 step, got {steps}")
 
 
 def _check_range(sigma_min: float, sigma_max: float) -> None:

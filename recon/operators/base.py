@@ -122,6 +122,7 @@ class AdjointOperator(LinearOperator):
         self.base = base
         self.in_shape, self.out_shape = base.out_shape, base.in_shape
         self.in_dtype, self.out_dtype = base.out_dtype, base.in_dtype
+        self.differentiable = base.differentiable
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.base.adjoint(x)
@@ -139,8 +140,10 @@ class Composed(LinearOperator):
     """(A B) x = A(B x)."""
 
     def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
-        if outer.in_shape != inner.out_shape:
-            raise ConfigError(f"cannot compose: {outer!r} after {inner!r}")
+        if (outer.in_shape, outer.in_dtype) != (inner.out_shape, inner.out_dtype):
+            raise ConfigError(
+                f"cannot compose: {outer!r} of {outer.in_dtype} after {inner!r} that gives {inner.out_dtype}"
+            )
         self.outer, self.inner = outer, inner
         self.in_shape, self.out_shape = inner.in_shape, outer.out_shape
         self.in_dtype, self.out_dtype = inner.in_dtype, outer.out_dtype
@@ -156,9 +159,11 @@ class Composed(LinearOperator):
 
 @final
 class Scaled(LinearOperator):
-    """(s A) x for a real number s."""
+    """(s A) x for a real number s other than 0."""
 
     def __init__(self, base: LinearOperator, scale: float) -> None:
+        if not 0 < abs(scale) < float("inf"):
+            raise ConfigError(f"cannot scale {base!r} by {scale}", "give a finite number other than 0")
         self.base, self.scale = base, scale
         self.in_shape, self.out_shape = base.in_shape, base.out_shape
         self.in_dtype, self.out_dtype = base.in_dtype, base.out_dtype
@@ -182,15 +187,18 @@ class Scaled(LinearOperator):
 
 @final
 class Sum(LinearOperator):
-    """(A + B) x."""
+    """(A + B) x; its support is the union of both."""
 
     def __init__(self, first: LinearOperator, second: LinearOperator) -> None:
-        if (first.in_shape, first.out_shape) != (second.in_shape, second.out_shape):
-            raise ConfigError(f"cannot add: {first!r} and {second!r}")
+        kinds = [(p.in_shape, p.out_shape, p.in_dtype, p.out_dtype) for p in (first, second)]
+        if kinds[0] != kinds[1]:
+            raise ConfigError(f"cannot add operators of different shapes or types: {first!r} and {second!r}")
         self.first, self.second = first, second
         self.in_shape, self.out_shape = first.in_shape, first.out_shape
         self.in_dtype, self.out_dtype = first.in_dtype, first.out_dtype
         self.differentiable = first.differentiable and second.differentiable
+        if first.support is not None and second.support is not None:
+            self.support = torch.maximum(first.support, second.support)
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.first.forward(x) + self.second.forward(x)
@@ -205,13 +213,18 @@ class Stacked(LinearOperator):
 
     def __init__(self, parts: Sequence[LinearOperator]) -> None:
         shapes = {p.in_shape for p in parts}
-        if len(shapes) != 1 or len({p.out_dtype for p in parts}) != 1:
-            raise ConfigError(f"cannot stack operators of input shapes {sorted(shapes)} or mixed output types")
+        if len(shapes) != 1 or len({(p.in_dtype, p.out_dtype) for p in parts}) != 1:
+            raise ConfigError(f"cannot stack operators of input shapes {sorted(shapes)}, or of mixed types")
         self.parts = tuple(parts)
         self.in_shape, self.in_dtype, self.out_dtype = parts[0].in_shape, parts[0].in_dtype, parts[0].out_dtype
         self.sizes = tuple(int(torch.Size(p.out_shape).numel()) for p in parts)
         self.out_shape = (sum(self.sizes),)
         self.differentiable = all(p.differentiable for p in parts)
+        known = next((p.support for p in parts if p.support is not None), None)
+        if known is not None:
+            full = known.new_ones(())
+            whole = [(full if p.support is None else p.support).broadcast_to(p.out_shape) for p in parts]
+            self.support = torch.cat([s.flatten() for s in whole])
 
     def _forward(self, x: Tensor) -> Tensor:
         return torch.cat([p.forward(x).flatten(1) for p in self.parts], dim=1)

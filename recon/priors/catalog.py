@@ -29,12 +29,17 @@ def shipped_priors() -> list[str]:
     return sorted(p.name.removesuffix(SUFFIX) for p in _folder().iterdir() if p.name.endswith(SUFFIX))
 
 
+def is_file(name: str) -> bool:
+    """Tell whether a prior is named by its weight file."""
+    return name.endswith(SUFFIX) or "/" in name
+
+
 def prior_path(name: str) -> Path:
     """Return the weight file of a shipped prior or of a path.
 
     Raises ResourceError for a missing file, ConfigError for an unknown name (with the nearest).
     """
-    if name.endswith(SUFFIX) or "/" in name:
+    if is_file(name):
         path = Path(name)
         if not path.is_file():
             raise ResourceError(f"no weight file {name}", "give a .safetensors file, or a name of: recon priors list")

@@ -28,7 +28,8 @@ def choose_device(name: str) -> torch.device:
 
 def choose_threads(wanted: int) -> int:
     """Set and return the number of CPU threads; 0 takes every core this process may use."""
-    count = wanted or len(os.sched_getaffinity(0))
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = wanted or available
     torch.set_num_threads(count)
     return count
 

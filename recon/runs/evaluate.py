@@ -44,13 +44,16 @@ def parse_condition(text: str) -> tuple[str, str, float]:
 def check_conditions(scores: dict[str, Any], conditions: list[tuple[str, str, float]]) -> None:
     """Raise ThresholdError naming every condition that holds; an unknown metric is a UsageError.
 
-    An infinite PSNR is stored as None and is above every bound.
+    An infinite PSNR is stored as None and is above every bound; another metric that is None is undefined and fails.
     """
     failed = []
     for name, comparison, bound in conditions:
         if name not in scores or isinstance(scores[name], list | str):
             known = ", ".join(k for k, v in scores.items() if not isinstance(v, list | str))
             raise UsageError(f"--fail-if names no metric '{name}'", f"choose from: {known}")
+        if scores[name] is None and not name.startswith("psnr"):
+            failed.append(f"{name} is undefined")
+            continue
         value = float("inf") if scores[name] is None else scores[name]
         if COMPARISONS[comparison](value, bound):
             failed.append(f"{name} = {value:.6g} is {comparison} {bound:g}")

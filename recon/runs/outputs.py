@@ -67,18 +67,29 @@ def image_geometry(geometry: Geometry | None, shape: tuple[int, ...]) -> Geometr
     return Geometry((*axes, "y", "x"))
 
 
-def check_image(output: Path, shape: tuple[int, ...], complex_image: bool, geometry: Geometry | None) -> None:
-    """Refuse, before any work, an output whose format cannot hold an image of this (N, C, Y, X).
+def check_images(
+    names: OutputNames, samples: int, shape: tuple[int, ...], complex_image: bool, geometry: Geometry | None
+) -> None:
+    """Refuse, before any work, outputs whose format cannot hold an image of this (N, C, Y, X), its spread or samples.
 
-    Raises UsageError for an unknown extension, InputError where the format cannot hold it.
+    Raises UsageError for an unknown extension, InputError where the format cannot hold it, ConfigError for samples of
+    several items.
     """
+    output = names.image
     if split_extension(output)[1].lower() == ".png" and (geometry is None or geometry.value_range is None):
         raise InputError(
             "a PNG cannot hold this image: its values have no declared range",
             "write .nii.gz, .tiff or .npy, and make a picture with: recon view OUTPUT PICTURE.png",
         )
     empty = np.broadcast_to(np.zeros((), np.complex64 if complex_image else np.float32), shape)
-    check_volume(output, from_stack(empty, image_geometry(geometry, shape)))
+    image = from_stack(empty, image_geometry(geometry, shape))
+    check_volume(output, image)
+    free = replace(image.geometry, value_range=None)
+    if names.std is not None:
+        check_volume(names.std, from_stack(empty.real, free))
+    if names.samples is not None:
+        # two stand for any number, without their memory
+        check_volume(names.samples, _sample_volume(np.broadcast_to(empty, (min(samples, 2), *shape)), free))
 
 
 def write_images(
@@ -108,9 +119,11 @@ def all_or_nothing(names: OutputNames) -> Iterator[None]:
 
 def _sample_volume(samples: np.ndarray, geometry: Geometry) -> Volume:
     """Return samples with an axis `n` after the image's own axes (NIfTI's fourth), or before them elsewhere."""
-    if "n" in geometry.axes:
-        raise ConfigError("samples of several items cannot go into one file", "reconstruct the items one at a time")
     images = [from_stack(s, geometry).array for s in samples]
+    if "n" in geometry.axes:
+        if samples.shape[1] > 1:
+            raise ConfigError("samples of several items cannot go into one file", "reconstruct the items one at a time")
+        return Volume(np.concatenate(images, axis=geometry.axes.index("n")), geometry)
     last = geometry.axes[0] == "x"
     axes = (*geometry.axes, "n") if last else ("n", *geometry.axes)
     spacing = geometry.spacing

@@ -90,7 +90,7 @@ def make_plan(config: Config, measurement: Measurement, operator_file: OperatorS
     if samples > 1 and not method.stochastic:
         notices.append(f"method '{config.method.name}' is deterministic: one sample instead of {samples}")
         samples = 1
-    window = find_window(
+    window = resolved.window or find_window(
         config.scaling, resolved.measurement.geometry, resolved.operator, torch.from_numpy(resolved.measurement.y)
     )
     norm = unit_norm(resolved.operator) if config.scaling.unit_norm else None

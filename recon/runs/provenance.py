@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from recon import __version__
 
+# an absolute path inside a longer argument, such as a list of paths
+EMBEDDED = re.compile(r"(?<![\w.~-])~?(?:/[^/\s'\",;:=\[\]()]+)+/?")
 PACKAGES = ("torch", "numpy", "scipy", "h5py", "nibabel", "scikit-image", "safetensors")
 
 
@@ -38,23 +41,31 @@ def versions() -> dict[str, str]:
 def portable_path(path: Path, folder: Path) -> str:
     """Return `path` relative to `folder` where they share a tree closely, else the file's name alone.
 
-    A path that climbs more than two folders would spell out names of users and machines.
+    A path that climbs more than two folders, or up to the root or to where users' folders lie, would spell out names of
+    users and machines.
     """
-    relative = os.path.relpath(path.resolve(), folder.resolve())
-    if Path(relative).parts[:3] == ("..", "..", "..") or Path(relative).is_absolute():
+    path, folder = path.resolve(), folder.resolve()
+    shared = Path(os.path.commonpath([path, folder]))
+    open_to_all = {Path(shared.anchor), Path("/home"), Path("/Users"), Path(os.path.expanduser("~")).parent}
+    relative = Path(os.path.relpath(path, folder))
+    if shared in open_to_all or relative.parts[:3] == ("..", "..", ".."):
         return path.name
-    return relative
+    return str(relative)
 
 
 def portable_command(arguments: list[str], folder: Path) -> list[str]:
-    """Return a command line with every path made portable."""
-    out = []
-    for argument in arguments:
-        option, equals, value = argument.partition("=")
-        if argument.startswith("--") and equals and os.path.isabs(value):
-            out.append(f"{option}={portable_path(Path(value), folder)}")
-        elif os.path.isabs(argument):
-            out.append(portable_path(Path(argument), folder))
-        else:
-            out.append(argument)
-    return out
+    """Return a command line with every path made portable, also in `--option=PATH`, `key=PATH` and `-oPATH`."""
+    return [_portable_argument(argument, folder) for argument in arguments]
+
+
+def _portable_argument(argument: str, folder: Path) -> str:
+    head, equals, value = argument.partition("=")
+    if not equals or "/" in head:
+        head, value = "", argument
+    if re.match(r"-\w[/~]", value):
+        head, value = head + equals + value[:2], value[2:]
+    elif head:
+        head += equals
+    if os.path.isabs(value) or ".." in Path(value).parts:
+        return head + portable_path(Path(value), folder)
+    return head + EMBEDDED.sub(lambda found: os.path.basename(found[0].rstrip("/")), value)

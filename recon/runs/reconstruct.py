@@ -15,12 +15,13 @@ from recon.data import OperatorSpec, Volume, from_stack, to_stack
 from recon.errors import InputError
 from recon.io.operator_file import read_operator_file
 from recon.io.registry import read_measurement, read_volume, write_volume
+from recon.io.source import split_inner
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
 from recon.runs.execute import Outcome, Progress, execute
 from recon.runs.outputs import (
     all_or_nothing,
-    check_image,
+    check_images,
     check_outputs,
     image_geometry,
     output_names,
@@ -85,7 +86,8 @@ def plan_request(request: RunRequest) -> tuple[Plan, Volume | None]:
         _check_truth(truth, plan)
     if request.output is not None:
         op, measured = plan.operator, plan.input.measurement
-        check_image(request.output, (measured.y.shape[0], *op.in_shape), op.in_dtype.is_complex, measured.geometry)
+        names, shape = output_names(request.output, plan.samples), (measured.y.shape[0], *op.in_shape)
+        check_images(names, plan.samples, shape, op.in_dtype.is_complex, measured.geometry)
     return plan, truth
 
 
@@ -169,6 +171,8 @@ def _sources(request: RunRequest, folder: Path) -> dict[str, dict[str, str]]:
         sources["input"] = {"file": "-", "sha256": bytes_sha256(request.source)}
     else:
         sources["input"] = _source(request.source, folder)
+    if request.axes is not None:
+        sources["input"]["axes"] = request.axes
     if request.operator_file is not None:
         sources["operator"] = _source(request.operator_file, folder)
     if request.truth is not None:
@@ -177,4 +181,6 @@ def _sources(request: RunRequest, folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _source(path: Path, folder: Path) -> dict[str, str]:
-    return {"file": portable_path(path, folder), "sha256": file_sha256(path)}
+    head, inner = split_inner(str(path))
+    name = portable_path(Path(head), folder)
+    return {"file": name if inner is None else f"{name}::{inner}", "sha256": file_sha256(Path(head))}

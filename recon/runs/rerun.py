@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from recon.config.schema import Config
 from recon.errors import InputError, ResourceError
-from recon.priors.catalog import prior_path
+from recon.io.source import split_inner
+from recon.priors.catalog import is_file, prior_path
 from recon.runs.provenance import file_sha256, versions
 from recon.runs.reconstruct import RunRequest
 from recon.runs.sidecar import SIDECAR_VERSION
@@ -35,31 +36,45 @@ def read_rerun(
     ResourceError for an input that is missing.
     """
     content = _read(sidecar)
-    facts, sources = content["Recon"], content["Sources"]
     folder = sidecar.parent
     try:
-        config = Config.model_validate(facts["Config"])
-        pinned = {"device": device or facts["Device"], "threads": facts["Threads"], "chunk": facts["Chunk"]}
-        config = config.model_copy(update={"run": config.run.model_copy(update=pinned)})
-        preset, weights = facts["Preset"], facts["Weights"]
-    except (KeyError, ValidationError) as err:
-        raise InputError(f"{sidecar.name} is damaged: {str(err).splitlines()[0]}") from err
-    if sources["input"]["file"] == "-" and source is None:
+        facts = content["Recon"]
+        config = _config(facts, folder, device)
+        preset, weights = str(facts["Preset"]), None if facts["Weights"] is None else str(facts["Weights"]["sha256"])
+        sources = {
+            role: (str(entry["file"]), str(entry["sha256"]), entry.get("axes"))
+            for role, entry in content["Sources"].items()
+        }
+        notices = _differences(facts.get("Versions", {}))
+        file, expected, axes = sources["input"]
+    except (KeyError, TypeError, AttributeError, ValidationError) as err:
+        reason = f"no {err}" if isinstance(err, KeyError) else str(err).splitlines()[0]
+        raise InputError(f"{sidecar.name} is damaged: {reason}", "give the .json as recon wrote it") from err
+    if file == "-" and source is None:
         raise InputError("the input came from a pipe", "save it to a file and give it with --input FILE")
-    given = source if source is not None else folder / sources["input"]["file"]
-    _check_hash(given, sources["input"]["sha256"], "input")
-    others = {role: folder / sources[role]["file"] for role in ("operator", "truth") if role in sources}
+    given = source if source is not None else folder / file
+    _check_hash(given, expected, "input")
+    others = {role: folder / sources[role][0] for role in ("operator", "truth") if role in sources}
     for role, path in others.items():
-        _check_hash(path, sources[role]["sha256"], role)
-    if weights is not None and file_sha256(prior_path(config.prior.name)) != weights["sha256"]:
+        _check_hash(path, sources[role][1], role)
+    if weights is not None and file_sha256(prior_path(config.prior.name)) != weights:
         raise InputError(
             f"the weights of prior '{config.prior.name}' are not those of the sidecar",
             "install the same version of recon",
         )
     request = RunRequest(
-        given, output, config, preset, others.get("operator"), others.get("truth"), None, force, True, command
+        given, output, config, preset, others.get("operator"), others.get("truth"), axes, force, True, command
     )
-    return Rerun(request, _differences(facts))
+    return Rerun(request, notices)
+
+
+def _config(facts: dict[str, Any], folder: Path, device: str | None) -> Config:
+    """Return the configuration of the run, on its device, threads and chunks; a weight file lies by the sidecar."""
+    pinned = {"device": device or facts["Device"], "threads": facts["Threads"], "chunk": facts["Chunk"]}
+    content, prior = facts["Config"], facts["Config"]["prior"]
+    if is_file(prior["name"]):
+        prior = {**prior, "name": str(folder / prior["name"])}
+    return Config.model_validate({**content, "prior": prior, "run": {**content["run"], **pinned}})
 
 
 def _read(sidecar: Path) -> dict[str, Any]:
@@ -69,14 +84,19 @@ def _read(sidecar: Path) -> dict[str, Any]:
         raise InputError(f"no such file: {sidecar}") from err
     except (OSError, ValueError) as err:
         raise InputError(f"cannot read {sidecar.name} as JSON: {err}") from err
-    if not isinstance(content, dict) or "Recon" not in content or "input" not in content.get("Sources", {}):
+    facts, sources = (content.get(k) if isinstance(content, dict) else None for k in ("Recon", "Sources"))
+    if not isinstance(facts, dict) or not isinstance(sources, dict) or "input" not in sources:
         raise InputError(f"{sidecar.name} is not the sidecar of a reconstruction", "give the .json beside an output")
-    if content["Recon"].get("SidecarVersion") != SIDECAR_VERSION:
-        raise InputError(f"{sidecar.name} has sidecar version {content['Recon'].get('SidecarVersion')}, expected 1")
-    return content
+    version = facts.get("SidecarVersion")
+    if version != SIDECAR_VERSION:
+        raise InputError(
+            f"{sidecar.name} has sidecar version {version}, expected {SIDECAR_VERSION}", "use the recon that wrote it"
+        )
+    return dict(content)
 
 
 def _check_hash(path: Path, expected: str, role: str) -> None:
+    path = Path(split_inner(str(path))[0])
     if not path.is_file():
         hint = "say where it is with --input FILE" if role == "input" else "put it back where the sidecar says"
         raise ResourceError(f"the {role} {path} of the run is missing", hint)
@@ -84,7 +104,7 @@ def _check_hash(path: Path, expected: str, role: str) -> None:
         raise InputError(f"the {role} {path} is not the file of the run: its SHA-256 differs")
 
 
-def _differences(facts: dict[str, Any]) -> list[str]:
+def _differences(then: dict[str, str]) -> list[str]:
     now = versions()
-    changed = [f"{k} {v} then, {now.get(k)} now" for k, v in facts.get("Versions", {}).items() if now.get(k) != v]
+    changed = [f"{k} {v} then, {now.get(k)} now" for k, v in then.items() if now.get(k) != v]
     return [f"versions differ, so the result may too: {'; '.join(changed)}"] if changed else []

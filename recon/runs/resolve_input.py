@@ -9,44 +9,54 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from recon.config.schema import Config
 from recon.data import Geometry, Measurement, NoiseSpec, OperatorSpec
-from recon.errors import ConfigError, InputError
+from recon.errors import InputError
 from recon.operators.base import Operator
 from recon.operators.registry import build, draw, family, parse_params
-from recon.runs.scaling import data_range
+from recon.runs.scaling import Window, find_window
 from recon.runs.simulate import absolute_noise
+
+# operators whose measurement is a picture of the image's field of view
+PICTURES = ("denoise", "inpaint", "downsample", "blur", "colour-mix")
 
 
 @dataclass
 class ResolvedInput:
-    """A measurement with everything known, its operator, and what was inferred or in conflict."""
+    """A measurement with everything known, its operator, and what was inferred or in conflict.
+
+    window: of image values, where it was needed to know the noise.
+    """
 
     measurement: Measurement
     spec: OperatorSpec
     operator: Operator
     noise: NoiseSpec
     notices: list[str] = field(default_factory=list)
+    window: Window | None = None
 
 
 def resolve_input(measurement: Measurement, config: Config, operator_file: OperatorSpec | None) -> ResolvedInput:
     """Return the measurement with operator and noise resolved, y as (N, *out_shape).
 
-    Raises InputError where y does not fit the operator or holds NaN, ConfigError where no operator can be known.
+    Raises InputError where y does not fit the operator or the noise or is not finite, or where the operator cannot be
+    known.
     """
     notices: list[str] = []
-    if not np.isfinite(measurement.y).all():
-        bad = int((~np.isfinite(measurement.y)).sum())
-        raise InputError(f"the measurement holds {bad} NaN or infinite values", "mask them out or set them to zero")
     spec = _choose_operator(measurement, config, operator_file, notices)
     operator = build(spec)
     y = _as_items(measurement.y, operator)
-    noise = _choose_noise(measurement, config, y, notices)
     geometry = measurement.geometry
     if geometry is not None and measurement.operator is None:
         geometry = _image_geometry(geometry, spec, tuple(y.shape[1:]))
-    return ResolvedInput(replace(measurement, y=y, geometry=geometry), spec, operator, noise, notices)
+        if geometry is None:
+            notices.append(f"the input's axes and pixels are those of data of '{spec.kind}': the image gets plain ones")
+    known = replace(measurement, y=y, geometry=geometry)
+    noise, window = _choose_noise(known, operator, config, notices)
+    _check_counts(noise, y)
+    return ResolvedInput(known, spec, operator, noise, notices, window)
 
 
 def _choose_operator(
@@ -59,7 +69,8 @@ def _choose_operator(
         return _complete(operator_file, measurement, config, notices)
     if inside is not None:
         notices += _conflicts(inside, preset, "the measurement file", "the preset")
-        return inside
+        complete = inside.in_shape and set(family(inside.kind).arrays) <= set(inside.arrays)
+        return inside if complete else _complete(inside, measurement, config, notices)
     notices.append(f"the operator comes from the preset ({preset.kind}): the input does not hold one")
     return _complete(preset, measurement, config, notices)
 
@@ -69,14 +80,19 @@ def _complete(spec: OperatorSpec, measurement: Measurement, config: Config, noti
     fam = family(spec.kind)
     params = parse_params(spec.kind, spec.params)
     needed = fam.never_invented(params) - set(spec.arrays)
+    inside = measurement.operator
+    if inside is not None and inside.kind == spec.kind:
+        kept = {name: inside.arrays[name] for name in sorted(needed) if name in inside.arrays}
+        notices += [f"array {name} comes from the measurement file: the operator file has none" for name in kept]
+        spec, needed = replace(spec, arrays={**spec.arrays, **kept}), needed - set(kept)
     if needed:
         raise InputError(
             f"a measurement for operator '{spec.kind}' needs its {', '.join(sorted(needed))}, and the input holds none",
             "give an operator file with the array (--operator FILE); see docs/formats.md",
         )
     in_shape = tuple(spec.in_shape)
-    if not in_shape and measurement.operator is not None:
-        in_shape = tuple(measurement.operator.in_shape)
+    if not in_shape and inside is not None:
+        in_shape = tuple(inside.in_shape)
     if not in_shape:
         in_shape = _shape_from_data(spec, params, measurement.y)
         notices.append(f"image shape {in_shape} inferred from the measurement")
@@ -104,11 +120,13 @@ def _conflicts(chosen: OperatorSpec, other: OperatorSpec | None, name: str, othe
     if chosen.kind != other.kind:
         return [f"operator '{chosen.kind}' of {name} is used, not '{other.kind}' of {other_name}"]
     wanted = {k: v for k, v in other.params.items() if k in chosen.params and _plain(chosen.params[k]) != _plain(v)}
-    return [f"operator {k} = {chosen.params[k]} of {name} is used, not {v} of {other_name}" for k, v in wanted.items()]
+    lines = [f"operator {k} = {chosen.params[k]} of {name} is used, not {v} of {other_name}" for k, v in wanted.items()]
+    differ = [k for k, v in chosen.arrays.items() if k in other.arrays and not np.array_equal(v, other.arrays[k])]
+    return lines + [f"array {k} of {name} is used, not that of {other_name}" for k in differ]
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def _as_items(y: np.ndarray, operator: Operator) -> np.ndarray:
@@ -123,38 +141,76 @@ def _as_items(y: np.ndarray, operator: Operator) -> np.ndarray:
             f"the measurement has shape {tuple(y.shape)}, but the operator gives {shape} (or (N, ...) of that)",
             "check the operator and its parameters (recon info INPUT; recon operators show KIND)",
         )
+    if not y.size:
+        raise InputError(f"the measurement of shape {tuple(y.shape)} is empty")
     if np.iscomplexobj(y) and not operator.out_dtype.is_complex:
         raise InputError(
             "the measurement is complex, but the operator gives real values", "take its real part or magnitude"
         )
-    return y.astype(np.complex64 if operator.out_dtype.is_complex else np.float32)
+    with np.errstate(over="ignore"):
+        single = y.astype(np.complex64 if operator.out_dtype.is_complex else np.float32)
+    bad = int(np.count_nonzero(~np.isfinite(single)))
+    if bad:
+        raise InputError(
+            f"the measurement holds {bad} values that are NaN, infinite or beyond single precision",
+            "mask them out or set them to zero, or change the units",
+        )
+    return single
 
 
-def _choose_noise(measurement: Measurement, config: Config, y: np.ndarray, notices: list[str]) -> NoiseSpec:
+def _choose_noise(
+    measurement: Measurement, operator: Operator, config: Config, notices: list[str]
+) -> tuple[NoiseSpec, Window | None]:
+    """Return the noise and, where it is relative to the image's range, the window that this range was taken from."""
     if measurement.noise is not None:
-        return measurement.noise
-    geometry = measurement.geometry
-    width = data_range(y, geometry) if geometry is not None else data_range(y, Geometry(()))
+        return measurement.noise, None
+    window, width = None, 1.0
+    if config.noise.kind != "none":
+        window = find_window(config.scaling, measurement.geometry, operator, torch.from_numpy(measurement.y))
+        width = window.high - window.low
     noise = absolute_noise(config.noise, width)
     level = f"sigma {noise.sigma:.4g}" if noise.kind == "gaussian" else noise.kind
     notices.append(f"the noise comes from the preset ({level} in the measurement's units): the input does not say")
-    return noise
+    return noise, window
 
 
-def _image_geometry(geometry: Geometry, spec: OperatorSpec, out_shape: tuple[int, ...]) -> Geometry:
-    """Return the geometry of the image to reconstruct from that of an image file used as measurement."""
-    if len(spec.in_shape) != len(out_shape):
-        raise ConfigError(f"an image cannot be a measurement for operator '{spec.kind}'", "give a measurement file")
-    ratio = {"y": out_shape[-2] / spec.in_shape[-2], "x": out_shape[-1] / spec.in_shape[-1]}
-    if all(r == 1 for r in ratio.values()):
-        return geometry
-    spacing = geometry.spacing
+def _check_counts(noise: NoiseSpec, y: np.ndarray) -> None:
+    """Raise InputError where data cannot be Poisson counts."""
+    if noise.kind != "poisson":
+        return
+    if np.iscomplexobj(y) or y.min() < -1e-6 * y.max():
+        raise InputError(
+            "Poisson noise needs real, non-negative data; this measurement has other values",
+            "use --set noise.kind=gaussian where the input does not name its noise",
+        )
+    if not noise.gain > 0:
+        raise InputError(f"Poisson noise needs a gain above 0, got {noise.gain:g}", "give counts per unit of y")
+
+
+def _image_geometry(geometry: Geometry, spec: OperatorSpec, out_shape: tuple[int, ...]) -> Geometry | None:
+    """Return the geometry of the image to reconstruct from that of an image file used as measurement.
+
+    None where the file is no picture of the image, such as a sinogram: its pixels and range are those of the detector.
+    """
+    square = spec.kind == "matrix" and tuple(spec.in_shape) == out_shape
+    if spec.kind not in PICTURES and not square:
+        return None
+    axes, spacing, affine = geometry.axes, geometry.spacing, geometry.affine
+    # how a pixel of the image lies in pixels of the measurement: index = step index + shift, for x and y
+    pairs = [(spec.in_shape[-1], out_shape[-1]), (spec.in_shape[-2], out_shape[-2])]
+    if spec.kind == "downsample":  # about the corner of the field of view, not the centre of the first pixel
+        steps = [out / full for full, out in pairs]
+        shifts = [(step - 1) / 2 for step in steps]
+    else:  # a "valid" convolution of kernel size k starts k - 1 - k // 2 pixels inside the image
+        steps = [1.0, 1.0]
+        shifts = [float((full - out + 1) // 2 - (full - out)) for full, out in pairs]
     if spacing is not None:
-        spacing = tuple(s * ratio.get(a, 1.0) for s, a in zip(spacing, geometry.axes, strict=True))
-    affine = geometry.affine
+        step = {"x": steps[0], "y": steps[1]}
+        spacing = tuple(s * step.get(a, 1.0) for s, a in zip(spacing, axes, strict=True))
     if affine is not None:
-        # pixels shrink about the corner of the field of view, not about the centre of the first pixel
-        scale = np.diag([ratio["x"], ratio["y"], 1.0, 1.0])
-        scale[0, 3], scale[1, 3] = (ratio["x"] - 1) / 2, (ratio["y"] - 1) / 2
-        affine = affine @ scale
-    return replace(geometry, spacing=spacing, affine=affine)
+        finer = np.diag([*steps, 1.0, 1.0])
+        finer[:2, 3] = shifts
+        affine = affine @ finer
+    if spec.in_shape[0] > 1 and "c" not in axes:
+        axes, spacing = (*axes, "c"), None if spacing is None else (*spacing, 1.0)
+    return replace(geometry, axes=axes, spacing=spacing, affine=affine)

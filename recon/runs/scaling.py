@@ -12,7 +12,7 @@ import torch
 
 from recon.config.schema import ScalingSection
 from recon.data import Geometry
-from recon.errors import InputError
+from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator, Operator
 from recon.solvers.cg import conjugate_gradients
 from recon.training.intensity import foreground_quantile
@@ -37,11 +37,13 @@ class Window:
 def find_window(section: ScalingSection, geometry: Geometry | None, operator: Operator, y: torch.Tensor) -> Window:
     """Return the window of image values for the measurement y (N, *out_shape).
 
-    Raises InputError if nothing was measured that a scale could be estimated from.
+    Raises ConfigError for a mode and limits that do not fit each other, InputError if nothing was measured that a
+    scale could be estimated from.
     """
     declared = geometry.value_range if geometry is not None else None
-    if section.mode == "fixed" and section.high is not None:
-        return Window(section.low, section.high, "fixed by scaling.low and scaling.high")
+    fixed = _fixed_window(section)
+    if fixed is not None:
+        return fixed
     if declared is not None:
         return Window(*declared, source="declared by the image's type")
     if not isinstance(operator, LinearOperator):
@@ -54,6 +56,18 @@ def find_window(section: ScalingSection, geometry: Geometry | None, operator: Op
         raise InputError("the measurement is zero everywhere: no image scale can be estimated from it")
     high = section.low + foreground_quantile(first.numpy() - section.low, section.quantile)
     return Window(section.low, high, f"{section.quantile:.1%} quantile of the foreground of a least-squares image")
+
+
+def _fixed_window(section: ScalingSection) -> Window | None:
+    if section.mode == "auto":
+        if section.high is not None:
+            raise ConfigError("scaling.high has no effect with scaling.mode = 'auto'", "set scaling.mode=fixed as well")
+        return None
+    if section.high is None:
+        raise ConfigError("scaling.mode = 'fixed' needs scaling.high", "give it: --set scaling.high=VALUE")
+    if not -np.inf < section.low < section.high < np.inf:
+        raise ConfigError(f"scaling.low = {section.low:g} must be below scaling.high = {section.high:g}")
+    return Window(section.low, section.high, "fixed by scaling.low and scaling.high")
 
 
 def first_reconstruction(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from recon import __version__
-from recon.priors.catalog import prior_path
+from recon.priors.catalog import is_file, prior_path
 from recon.runs.execute import Outcome
 from recon.runs.plan import Plan
-from recon.runs.provenance import file_sha256, portable_command, versions
+from recon.runs.provenance import file_sha256, portable_command, portable_path, versions
 
 SIDECAR_VERSION = 1
 
@@ -26,8 +26,11 @@ def run_sidecar(
     outputs: dict[str, str],
     started: str,
 ) -> dict[str, Any]:
-    """Return the sidecar of `recon run`; sources: role -> {file, sha256}."""
+    """Return the sidecar of `recon run`; sources: role -> {file, sha256, and for the input axes where given}."""
     weights = None
+    config = plan.config.model_dump(mode="json")
+    if is_file(plan.config.prior.name):
+        config["prior"]["name"] = portable_path(Path(plan.config.prior.name), folder)
     if plan.prior is not None:
         path = prior_path(plan.config.prior.name)
         weights = {"name": plan.prior.info.name, "sha256": file_sha256(path)}
@@ -39,7 +42,7 @@ def run_sidecar(
             "SidecarVersion": SIDECAR_VERSION,
             "Command": portable_command(command, folder),
             "Preset": preset,
-            "Config": plan.config.model_dump(mode="json"),
+            "Config": config,
             "Plan": plan.describe(),
             "Weights": weights,
             "Seed": plan.config.run.seed,

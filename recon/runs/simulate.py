@@ -25,14 +25,15 @@ def simulate(truth: Volume, config: Config, index: int | None = None, spec: Oper
     index: simulate one slice of a volume alone.  spec: an operator from a file, in place of the configuration's.
     Raises InputError for truths that the operator or the noise cannot take.
     """
-    first = 0
+    whole = to_stack(truth)
+    stack, first = whole, 0
     if index is not None:
-        count = to_stack(truth).shape[0]
         truth = take_item(truth, index)
-        first = index % count
-    stack = to_stack(truth)
-    if not np.isfinite(stack).all():
-        raise InputError("the truth holds NaN or infinite values", "mask or fill them first")
+        stack, first = to_stack(truth), index % whole.shape[0]
+        if stack.shape[0] != 1:
+            raise InputError("the truth has items (n) and slices (z): one index does not choose an image of it")
+    if not stack.size or not np.isfinite(stack).all():
+        raise InputError("the truth is empty, or holds NaN or infinite values", "mask or fill them first")
     in_shape = tuple(stack.shape[1:])
     if spec is None:
         spec = draw(config.operator.kind, config.operator.params, in_shape, config.run.seed)
@@ -41,7 +42,13 @@ def simulate(truth: Volume, config: Config, index: int | None = None, spec: Oper
             raise InputError(f"the operator file is for images of shape {tuple(spec.in_shape)}, got {in_shape}")
         spec = draw(spec.kind, spec.params, in_shape, config.run.seed, spec.arrays)
     operator = build(spec)
-    noise = absolute_noise(config.noise, data_range(stack, truth.geometry))
+    if np.iscomplexobj(stack) and not operator.in_dtype.is_complex:
+        raise InputError(
+            f"the truth is complex, but operator '{spec.kind}' takes real images",
+            "take its real part or magnitude, or set operator.complex_image = true where the operator has it",
+        )
+    # the range of the whole volume, so that a slice has the same noise alone
+    noise = absolute_noise(config.noise, data_range(whole[np.isfinite(whole)], truth.geometry))
     items = []
     for i, image in enumerate(stack):
         x = torch.from_numpy(np.ascontiguousarray(image))[None].to(operator.in_dtype)

@@ -85,7 +85,7 @@ def test_without_arguments_help_comes_with_the_code_of_wrong_usage():
         (["presetss"], "No such command 'presetss'. Did you mean 'presets'?"),
         (["presets", "list", "--jsn"], "No such option"),
         (["presets", "show"], "Missing argument"),
-        (["config", "show"], "Missing option"),
+        (["config", "show"], "needs one preset"),
     ],
 )
 def test_wrong_usage_is_2_and_goes_to_stderr(arguments, message):

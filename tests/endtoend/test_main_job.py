@@ -213,7 +213,7 @@ def test_quiet_is_silent_on_stderr_and_stdout_holds_the_result_alone(measured):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_in_the_middle_leaves_no_file(measured, number, code):
     before = measured.files()
-    command = [str(RECON), *RUN, "--set", "method.steps=1000", "--samples", "50"]
+    command = [str(RECON), *RUN, "--set", "method.steps=500", "--samples", "4"]
     process = subprocess.Popen(
         command, cwd=measured.folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
     )
