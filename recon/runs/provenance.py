@@ -54,7 +54,10 @@ def portable_path(path: Path, folder: Path) -> str:
 
 
 def portable_command(arguments: list[str], folder: Path) -> list[str]:
-    """Return a command line with every path made portable, also in `--option=PATH`, `key=PATH` and `-oPATH`."""
+    """Return a command line with every path made portable, also in `--option=PATH`, `key=PATH` and `-oPATH`.
+
+    A path may name an array (`PATH::array`).
+    """
     return [_portable_argument(argument, folder) for argument in arguments]
 
 
@@ -66,6 +69,7 @@ def _portable_argument(argument: str, folder: Path) -> str:
         head, value = head + equals + value[:2], value[2:]
     elif head:
         head += equals
-    if os.path.isabs(value) or ".." in Path(value).parts:
-        return head + portable_path(Path(value), folder)
+    file, colons, inner = value.partition("::")
+    if os.path.isabs(file) or ".." in Path(file).parts:
+        return head + portable_path(Path(file), folder) + colons + inner
     return head + EMBEDDED.sub(lambda found: os.path.basename(found[0].rstrip("/")), value)

@@ -77,7 +77,7 @@ def test_config_show_names_origins_of_flags_and_sets(call, monkeypatch):
     assert found["values"]["run"]["samples"] == 3 and found["origins"]["run.samples"] == "flag --samples"
     assert found["values"]["run"]["threads"] == 2 and found["origins"]["run.threads"] == "environment RECON_NUM_THREADS"
     assert found["values"]["method"] == {
-        "name": "dps", "steps": 9, "grid": "vp", "zeta": 0.5, "form": "ancestral", "clip": False,
+        "name": "dps", "steps": 9, "grid": "vp", "zeta": 4.0, "form": "ancestral", "clip": False,
     }  # fmt: skip
     assert found["origins"]["method.steps"] == "--set" and found["origins"]["method.zeta"] == "preset mri-x4-dps"
     rows = [line.split() for line in call(*arguments[:-1]).splitlines()]

@@ -109,7 +109,7 @@ def test_a_value_is_a_toml_literal_or_text(text, value):
 def test_another_method_takes_its_settings_from_the_preset_of_the_problem():
     resolved = resolve(PRESET, method="dps", sets=["method.steps=20"], environ={})
     assert resolved.config.method.name == "dps"
-    assert resolved.config.method.params["zeta"] == 0.5
+    assert resolved.config.method.params["zeta"] == 4.0
     assert "gamma" not in resolved.config.method.params
     assert resolved.config.method.params["steps"] == 20
     assert resolved.origins["method.zeta"] == "preset mri-x4-dps"

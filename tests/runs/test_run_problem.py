@@ -363,7 +363,9 @@ def test_the_operator_file_goes_before_the_measurement_and_both_before_the_prese
     assert preset.spec.params["acceleration"] == 2.0
     assert [n for n in preset.notices if "acceleration = 2.0 of the measurement file is used, not 8.0 of the pr" in n]
     other_kind = resolve_input(measured, config("blur"), None)
-    assert other_kind.spec.kind == "mri" and "'mri' of the measurement file is used, not 'blur'" in other_kind.notices[0]
+    assert (
+        other_kind.spec.kind == "mri" and "'mri' of the measurement file is used, not 'blur'" in other_kind.notices[0]
+    )
 
     mask = np.ones(20, np.uint8)
     file = OperatorSpec("mri", {"acceleration": 1.0}, (), {"mask": mask})

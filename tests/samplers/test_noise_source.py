@@ -46,7 +46,7 @@ def test_neighbouring_seeds_and_indices_and_later_calls_differ(seed, index, step
 
 
 def test_moments_and_independence_of_real_noise():
-    """64 samples of 16384 numbers: standard errors of the mean 1e-3, of the variance 1.4e-3, of a correlation 7.8e-3."""
+    """64 samples of 16384 numbers: standard error of the mean 1e-3, of the variance 1.4e-3, of a correlation 7.8e-3."""
     z = SeededNoise(0, range(64)).normal((64, 1, 128, 128)).double().flatten(1)
     assert abs(float(z.mean())) < 5e-3
     assert abs(float(z.var()) - 1) < 7e-3
