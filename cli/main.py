@@ -77,6 +77,8 @@ def root(
 
 def app() -> None:
     """Run the command line and exit with its code."""
+    # read when torch loads OpenMP: threads that spin at barriers make a busy machine many times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = lazy_app(root, COMMANDS, EPILOG)
     if "_RECON_COMPLETE" in os.environ:
         command.main(prog_name="recon")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,16 @@ def test_a_multiple_has_no_more_closed_forms_than_its_operator():
     assert (2 * base).pinv(y) is None and (2 * base).prox(z, 1.0, y) is None
 
 
+def tensors(op: Operator) -> Iterator[torch.Tensor]:
+    """Every tensor of an operator and its parts."""
+    for value in vars(op).values():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, torch.Tensor):
+                yield part
+            elif isinstance(part, Operator):
+                yield from tensors(part)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_to_reaches_every_part_and_leaves_the_original(name):
     single = CASES[name]()
@@ -116,6 +128,8 @@ def test_to_reaches_every_part_and_leaves_the_original(name):
     double = single.to(dtype=torch.float64)
     assert isinstance(double, LinearOperator) and type(double) is type(single)
     assert double.in_dtype.to_real() == double.out_dtype.to_real() == torch.float64
+    for op, kind in ((double, torch.float64), (single, torch.float32)):
+        assert {t.dtype.to_real() for t in tensors(op) if t.is_floating_point() or t.is_complex()} <= {kind}
     x = random_input(double, 1, "cpu", torch.Generator().manual_seed(0))
     assert double.forward(x).dtype == double.out_dtype
     assert (single.in_dtype, single.out_dtype) == kinds

@@ -241,6 +241,12 @@ def test_a_near_file_is_found_again_from_the_folder(base, up, down, name):
     assert not Path(found).is_absolute() and (folder / found).resolve() == path.resolve()
 
 
+@FEW
+@given(st.lists(PART, min_size=1, max_size=3), st.lists(PART, max_size=2), PART)
+def test_a_file_three_folders_up_is_named_alone(up, down, name):
+    assert portable_path(Path("/srv/job", *down, name), Path("/srv/job/folder", *up, "results")) == name
+
+
 @pytest.mark.parametrize(
     "argument",
     ["run", "--samples", "method.zeta=0.5", "k.h5", "sub/k.h5", "psnr<30", "--set", "-q", "1/3", "a=1/3"],
