@@ -33,7 +33,8 @@ class EDMDenoiser(Denoiser):
     """A network F with EDM preconditioning as a Denoiser."""
 
     def __init__(self, network: nn.Module, info: PriorInfo, sigma_data: float = 0.5) -> None:
-        self.network = network.eval().requires_grad_(False)
+        # channels last is about a fifth faster on CPU, forward and backward
+        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.info = info
         self.sigma_data = sigma_data
 
