@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
-from recon.errors import UsageError
-
 Cells = Sequence[Any]
 
 
@@ -47,14 +45,6 @@ def note(message: str, quiet: bool = False) -> None:
     """Print a notice to stderr, unless quiet."""
     if not quiet:
         print(f"recon: {message}", file=sys.stderr)
-
-
-def write_binary(data: bytes) -> None:
-    """Write bytes to stdout. Raises UsageError if stdout is a terminal."""
-    if sys.stdout.isatty():
-        raise UsageError("binary data is not written to a terminal", "redirect it: ... - > FILE")
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
 
 
 def fancy(stream: IO[str]) -> bool:

@@ -80,7 +80,7 @@ class Denoiser(ABC):
         if shape[0] != self.info.channels:
             raise ConfigError(
                 f"prior '{self.info.name}' expects {self.info.channels} channel(s), got {shape[0]}",
-                "choose a prior with that many channels (recon priors list), or convert the image (--channel, grey)",
+                "choose another prior (recon priors list), or take one channel: recon convert IN OUT --channel grey",
             )
         if self.info.sizes is not None and tuple(shape[1:]) != self.info.sizes:
             raise ConfigError(

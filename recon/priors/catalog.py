@@ -66,7 +66,7 @@ def check_weights() -> list[WeightsCheck]:
         elif file not in recorded:
             problem = f"not recorded in {SUMS}"
         else:
-            problem = "" if _sha256(path) == recorded[file] else "altered: its SHA-256 differs"
+            problem = "" if file_sha256(path) == recorded[file] else "altered: its SHA-256 differs"
         found.append(WeightsCheck(file.removesuffix(SUFFIX), not problem, problem or recorded[file]))
     return found
 
@@ -87,14 +87,15 @@ def describe_prior(name: str) -> dict[str, Any]:
         sizes = [_product(part.get_shape()) for part in slices]
         kinds = sorted({str(part.get_dtype()) for part in slices})
     facts = {"file": path.name, "bytes": path.stat().st_size, "parameters": sum(sizes), "stored_as": kinds}
-    return {**config["info"], "network": config["unet"], **facts, "sha256": _sha256(path)}
+    return {**config["info"], "network": config["unet"], **facts, "sha256": file_sha256(path)}
 
 
 def _folder() -> Path:
     return Path(str(files("recon.priors.weights")))
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

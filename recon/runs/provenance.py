@@ -16,12 +16,6 @@ EMBEDDED = re.compile(r"(?<![\w.~-])~?(?:/[^/\s'\",;:=\[\]()]+)+/?")
 PACKAGES = ("torch", "numpy", "scipy", "h5py", "nibabel", "scikit-image", "safetensors")
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal text."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def bytes_sha256(data: bytes) -> str:
     """Return the SHA-256 of bytes as hexadecimal text."""
     return hashlib.sha256(data).hexdigest()

@@ -18,6 +18,7 @@ from recon.io.registry import read_measurement, read_volume, write_volume
 from recon.io.source import split_inner
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
+from recon.priors.catalog import file_sha256
 from recon.runs.execute import Outcome, Progress, execute
 from recon.runs.outputs import (
     all_or_nothing,
@@ -29,7 +30,7 @@ from recon.runs.outputs import (
     write_sidecar,
 )
 from recon.runs.plan import Plan, make_plan
-from recon.runs.provenance import bytes_sha256, file_sha256, portable_path
+from recon.runs.provenance import bytes_sha256, portable_path
 from recon.runs.sidecar import run_sidecar
 
 OnProgress = Callable[[Progress], None]

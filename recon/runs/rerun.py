@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from recon.config.schema import Config
 from recon.errors import InputError, ResourceError
 from recon.io.source import split_inner
-from recon.priors.catalog import is_file, prior_path
-from recon.runs.provenance import file_sha256, versions
+from recon.priors.catalog import file_sha256, is_file, prior_path
+from recon.runs.provenance import versions
 from recon.runs.reconstruct import RunRequest
 from recon.runs.sidecar import SIDECAR_VERSION
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from recon import __version__
-from recon.priors.catalog import is_file, prior_path
+from recon.priors.catalog import file_sha256, is_file, prior_path
 from recon.runs.execute import Outcome
 from recon.runs.plan import Plan
-from recon.runs.provenance import file_sha256, portable_command, portable_path, versions
+from recon.runs.provenance import portable_command, portable_path, versions
 
 SIDECAR_VERSION = 1
 

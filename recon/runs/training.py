@@ -19,10 +19,10 @@ from recon.errors import ConfigError, InputError, ResourceError
 from recon.io.atomic import check_writable
 from recon.io.registry import read_volume
 from recon.priors.base import PriorInfo
+from recon.priors.catalog import file_sha256
 from recon.priors.edm import EDMDenoiser
 from recon.priors.networks.unet import UNet
 from recon.priors.store import save_prior
-from recon.runs.provenance import file_sha256
 from recon.training.config import TrainConfig, VolumeSource
 from recon.training.intensity import foreground_quantile
 from recon.training.loop import TrainState, load_state, new_state, save_state, train, unet_config

@@ -153,8 +153,8 @@ def test_durations(seconds, text):
 
 
 def test_binary_data_is_refused_by_a_terminal():
-    code = "from recon.cli.output import write_binary; write_binary(b'x')"
+    code = "from recon.io.atomic import write_bytes; write_bytes('-', b'x')"
     _, _, errors = on_terminal([sys.executable, "-c", code], "stdout")
-    assert "UsageError: binary data is not written to a terminal" in errors
+    assert "UsageError: binary data will not be written to a terminal" in errors
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout == b"x"

@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     lines = []
     for name in ("one", "two"):
         path = write_prior(tmp_path / f"{name}.safetensors", name)
-        lines.append(f"{catalog._sha256(path)}  {path.name}\n")
+        lines.append(f"{catalog.file_sha256(path)}  {path.name}\n")
     (tmp_path / "SHA256SUMS").write_text("".join(lines))
     monkeypatch.setattr(catalog, "_folder", lambda: tmp_path)
     return tmp_path
@@ -62,7 +62,7 @@ def test_a_weight_file_describes_itself(folder):
     facts = catalog.describe_prior("one")
     assert (facts["name"], facts["channels"], facts["parameters"], facts["stored_as"]) == ("one", 1, 18, ["F16"])
     assert facts["provenance"] == {"licence": "CC0"} and facts["network"] == {"base": 8}
-    assert facts["sha256"] == catalog._sha256(folder / "one.safetensors")
+    assert facts["sha256"] == catalog.file_sha256(folder / "one.safetensors")
 
 
 def test_other_files_are_refused(tmp_path):

@@ -23,6 +23,7 @@ from recon.io.registry import read_volume, write_measurement
 from recon.operators.base import LinearOperator, Operator
 from recon.operators.registry import build, draw
 from recon.priors.base import PriorInfo
+from recon.priors.catalog import file_sha256
 from recon.priors.networks.unet import UNet, UNetConfig
 from recon.priors.store import save_prior
 from recon.runs.device import choose_chunk, choose_device, choose_threads
@@ -38,7 +39,7 @@ from recon.runs.outputs import (
     write_sidecar,
 )
 from recon.runs.plan import check_pairing, make_plan
-from recon.runs.provenance import file_sha256, portable_command, portable_path
+from recon.runs.provenance import portable_command, portable_path
 from recon.runs.reconstruct import RunRequest, plan_request, reconstruct
 from recon.runs.rerun import read_rerun
 from recon.runs.simulate import simulate
