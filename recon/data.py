@@ -156,10 +156,6 @@ class Measurement:
     geometry: Geometry | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def with_(self, **changes: Any) -> Measurement:
-        """Return a copy with some fields replaced."""
-        return replace(self, **changes)
-
 
 @dataclass(frozen=True)
 class Problem:

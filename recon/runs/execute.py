@@ -13,6 +13,7 @@ import torch
 
 from recon.data import Problem
 from recon.errors import NumericalError
+from recon.metrics.uncertainty import mean_and_std
 from recon.runs.plan import Plan
 from recon.runs.problem import Scaled, on_device, scale_problem
 from recon.samplers.base import SeededNoise, Status, Step
@@ -43,12 +44,12 @@ class Outcome:
     @property
     def mean(self) -> np.ndarray:
         """Mean over samples (N, C, Y, X)."""
-        return np.asarray(self.samples.mean(axis=0, dtype=np.float64 if not np.iscomplexobj(self.samples) else None))
+        return mean_and_std(self.samples)[0]
 
     @property
     def std(self) -> np.ndarray:
         """Standard deviation over samples (N, C, Y, X), with S - 1."""
-        return np.asarray(self.samples.std(axis=0, ddof=1))
+        return mean_and_std(self.samples)[1]
 
 
 def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> Outcome:

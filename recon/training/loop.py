@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +184,3 @@ def load_state(folder: Path, config: TrainConfig) -> TrainState:
     state.optimiser.load_state_dict({"state": slots, "param_groups": full["param_groups"]})
     state.step, state.seconds, state.history = meta["step"], meta["seconds"], json.loads(header["history"])
     return state
-
-
-def describe(config: TrainConfig) -> str:
-    """Return the network's size as one line."""
-    network = UNet(UNetConfig(**asdict(unet_config(config))))
-    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters"

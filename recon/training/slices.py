@@ -31,7 +31,7 @@ def prepare_volume(array: np.ndarray, spacing: tuple[float, float, float], weigh
 
 
 def random_crop(volumes: list[SliceVolume], size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return one augmented crop (size, size), float32, in [-1, 1.4]; nearly empty ones are mostly drawn again."""
+    """Return one augmented crop (size, size), float32, in [-1, 1.9]; nearly empty ones are mostly drawn again."""
     while True:
         crop = _cut(volumes, size, rng)
         if np.mean(crop > -0.8) > 0.15 or rng.random() < 0.1:
