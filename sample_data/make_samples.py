@@ -21,6 +21,9 @@ from PIL import Image
 HERE = Path(__file__).parent
 TEMPLATES = "usr/share/mricron/templates"
 AXIAL = 90
+TEST_AXIAL = (60, 75, 90, 105)  # of the test subject
+TEST_SAGITTAL = (70, 90)
+TUNING_AXIAL = (90, 120)  # of the training subject, whose second axis points down
 PNG_SIDE = 256
 
 
@@ -28,6 +31,8 @@ def main(folder: Path) -> None:
     """Write every sample file and the list of hashes."""
     brain_slice(next(folder.rglob(f"{TEMPLATES}/ch2.nii.gz")))
     brain_volume(next(folder.rglob(f"{TEMPLATES}/ch2bet.nii.gz")))
+    brain_test(next(folder.rglob(f"{TEMPLATES}/ch2.nii.gz")))
+    brain_tuning(next(folder.rglob("filestore/db/S1/anatomicals/raw.nii.gz")))
     ct_slice(next(folder.rglob("tests/data/rle.dcm")))
     photographs()
     names = sorted(p.name for p in HERE.iterdir() if p.name.endswith((".nii.gz", ".png")))
@@ -46,6 +51,28 @@ def brain_slice(source: Path) -> None:
     """One axial slice of the whole head, with the affine of its place in the volume."""
     volume = nib.load(source)
     save_nifti(volume.slicer[:, :, AXIAL : AXIAL + 1], "brain_slice.nii.gz")
+
+
+def brain_test(source: Path) -> None:
+    """The slices of the test subject that published numbers are averaged over, axial and sagittal."""
+    array, spacing = np.asanyarray(nib.load(source).dataobj), nib.load(source).header.get_zooms()[:3]
+    for name, indices, axis in (("axial", TEST_AXIAL, 2), ("sagittal", TEST_SAGITTAL, 0)):
+        slices = np.stack([array.take(i, axis=axis) for i in indices], axis=-1)
+        _save_slices(slices, np.delete(spacing, axis), f"brain_test_{name}.nii.gz")
+
+
+def brain_tuning(source: Path) -> None:
+    """Two axial slices of the training subject, to choose settings on; never to report on."""
+    volume = nib.load(source)
+    array = np.asanyarray(volume.dataobj)[24:232, :, 24:216]
+    _save_slices(array[:, TUNING_AXIAL, :].transpose(0, 2, 1), volume.header.get_zooms()[:2], "brain_tuning.nii.gz")
+
+
+def _save_slices(slices: np.ndarray, spacing: tuple[float, ...], name: str) -> None:
+    """Write slices (X, Y, N) side by side along the third axis, without a place in the volume."""
+    image = nib.Nifti1Image(slices.astype(np.uint8), np.diag([*map(float, spacing), 1.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    save_nifti(image, name)
 
 
 def brain_volume(source: Path) -> None:

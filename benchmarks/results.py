@@ -1,0 +1,186 @@
+"""Reconstruction quality of methods on shipped images, beside classical baselines.
+
+    python benchmarks/results.py run OUT.jsonl --suite brain --methods dds --samples 8
+    python benchmarks/results.py table OUT.jsonl [OUT2.jsonl ...]
+A line of OUT holds one (problem, method, image, slice): scores of a single sample (mean over samples), of the mean of all
+samples, the residual, network evaluations and seconds. A line that is there already is not computed again, so an
+interrupted run goes on where it stopped. `tv-oracle` is total variation with its best weight on the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+import time
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recon.config.resolve import Resolved, resolve
+from recon.data import Volume, take_item, to_stack
+from recon.errors import ReconError
+from recon.io.registry import read_volume
+from recon.metrics.evaluate import evaluate
+from recon.metrics.protocols import find_protocol
+from recon.priors.catalog import file_sha256, prior_path
+from recon.runs.demo import oracle_tv
+from recon.runs.execute import execute
+from recon.runs.methods import BASELINES
+from recon.runs.plan import make_plan
+from recon.runs.simulate import simulate
+
+SUITES = Path(__file__).with_name("suites.toml")
+ORACLE = "tv-oracle"
+KEYS = ("suite", "problem", "method", "image", "item", "samples", "settings")
+
+
+def cases(suite: dict[str, Any], images: list[str]) -> Iterator[tuple[str, int, Volume]]:
+    """Yield (file, item, image) for every slice of the suite's images."""
+    for name in images or suite["images"]:
+        with as_file(files("recon.sample_data") / name) as path:
+            volume = read_volume(path)
+        for item in range(to_stack(volume).shape[0]):
+            yield name, item, take_item(volume, item)
+
+
+def measure(problem: str, method: str, truth: Volume, resolved: Resolved, samples: int) -> dict[str, Any]:
+    """Return the scores of one method on one image."""
+    config = resolved.config
+    measurement = simulate(truth, config)
+    plan = make_plan(config, measurement)
+    reference, protocol = to_stack(truth), find_protocol(config.metrics.protocol)
+    start = time.monotonic()
+    if method == ORACLE:
+        image, weight = oracle_tv(plan, truth)
+        mean, extra = image, {"weight": weight}
+    else:
+        outcome = execute(plan)
+        mean = outcome.mean
+        singles = [_score(s, reference, protocol, truth)["psnr"] for s in outcome.samples]
+        extra = {
+            "single_psnr": float(np.mean(singles)),
+            "residual": outcome.residual[0],
+            "residual_of_mean": outcome.residual_of_mean[0],
+            "nfe": outcome.nfe // plan.samples,
+            "backprops": outcome.backprops // plan.samples,
+            "prior": file_sha256(prior_path(config.prior.name))[:12] if plan.prior is not None else None,
+        }
+    scores = _score(mean, reference, protocol, truth)
+    seconds = (time.monotonic() - start) / max(1, samples)
+    return {"psnr": scores["psnr"], "ssim": scores["ssim"], "seconds_per_sample": round(seconds, 3), **extra}
+
+
+def _score(image: np.ndarray, reference: np.ndarray, protocol: Any, truth: Volume) -> dict[str, Any]:
+    return evaluate(image, reference, protocol, truth.geometry.value_range)
+
+
+def configure(problem: str, method: str, samples: int, prior: str | None, sets: list[str]) -> Resolved:
+    """Return the configuration of a pairing: the preset PROBLEM-METHOD, or the problem with the method's defaults."""
+    name, known = ("tv", []) if method == ORACLE else (method, sets)
+    flags = {"run.samples": samples, "prior.name": prior}
+    return resolve(f"problems/{problem}", method=name, sets=known, flags=flags, environ={})
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure everything that OUT does not hold yet."""
+    suite = tomllib.loads(SUITES.read_text())[args.suite]
+    out = Path(args.out)
+    done = {tuple(row[k] for k in KEYS) for row in read_rows([out])} if out.is_file() else set()
+    for problem in args.problems or suite["problems"]:
+        for method in args.methods:
+            samples = 1 if method == ORACLE or method in BASELINES else args.samples
+            resolved = configure(problem, method, samples, args.prior or suite.get("prior"), args.set)
+            for name, item, truth in cases(suite, args.images):
+                row = {"suite": args.suite, "problem": problem, "method": method, "image": name, "item": item}
+                row |= {"samples": samples, "settings": _digest(resolved)}
+                if tuple(row[k] for k in KEYS) in done:
+                    continue
+                try:
+                    row |= measure(problem, method, truth, resolved, samples)
+                except ReconError as err:
+                    row |= {"error": err.message}
+                row["set"] = args.set
+                with out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+def _digest(resolved: Resolved) -> str:
+    """Return a short hash of everything that determines the result, the weights included."""
+    config = resolved.config
+    weights = "" if config.method.name in BASELINES else file_sha256(prior_path(config.prior.name))
+    content = json.dumps(config.model_dump(mode="json"), sort_keys=True) + weights
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def read_rows(paths: list[Path]) -> list[dict[str, Any]]:
+    """Return the lines of result files."""
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines() if line.strip()]
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print a Markdown table: averages over the images of a suite, and the gain over oracle total variation."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in read_rows([Path(p) for p in args.files]):
+        groups[row["suite"], row["problem"], row["method"], row["samples"], row["settings"], *row["set"]].append(row)
+    oracle = {
+        (row["suite"], row["problem"], row["image"], row["item"]): row["psnr"]
+        for rows in groups.values()
+        for row in rows
+        if row["method"] == ORACLE and "psnr" in row
+    }
+    print("| suite | problem | method | images | PSNR of one | PSNR of the mean | SSIM | one - oracle TV | mean - oracle TV |"
+          " residual | NFE | s |")  # fmt: skip
+    print("|" + "---|" * 12)
+    for (suite, problem, method, samples, _, *sets), rows in groups.items():
+        good = [r for r in rows if "psnr" in r]
+        label = " ".join([method, *sets])
+        if not good:
+            print(f"| {suite} | {problem} | {label} | {rows[0].get('error', '')} |" + " |" * 8)
+            continue
+        base = [oracle.get((r["suite"], r["problem"], r["image"], r["item"]), math.nan) for r in good]
+        mean = np.mean([r["psnr"] for r in good])
+        one = np.mean([r.get("single_psnr", math.nan) for r in good])
+        cells = [suite, problem, f"{label} ({samples})" if samples > 1 else label, str(len(good))]
+        cells += [_number(one), _number(mean), _number(np.mean([r["ssim"] for r in good]), 3)]
+        cells += [_number(one - np.mean(base)), _number(mean - np.mean(base))]
+        cells += [_number(np.mean([r.get("residual", math.nan) for r in good]))]
+        cells += [str(good[0].get("nfe", "")), _number(np.median([r["seconds_per_sample"] for r in good]), 1)]
+        print("| " + " | ".join(cells) + " |")
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    measured = commands.add_parser("run", help="measure what OUT does not hold yet")
+    measured.add_argument("out")
+    measured.add_argument("--suite", default="brain", choices=list(tomllib.loads(SUITES.read_text())))
+    measured.add_argument("--problems", nargs="*", help="default: the suite's")
+    measured.add_argument("--methods", nargs="+", default=[ORACLE, "dds"])
+    measured.add_argument("--images", nargs="*", help="default: the suite's")
+    measured.add_argument("--samples", type=int, default=8)
+    measured.add_argument("--prior", help="name or weight file, in place of the preset's")
+    measured.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    measured.set_defaults(action=run)
+    shown = commands.add_parser("table", help="print the averages as Markdown")
+    shown.add_argument("files", nargs="+")
+    shown.set_defaults(action=table)
+    args = parser.parse_args()
+    args.action(args)
+
+
+if __name__ == "__main__":
+    main()

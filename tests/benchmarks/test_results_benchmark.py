@@ -1,0 +1,47 @@
+"""The results benchmark: its suites name real files, problems and training-side tuning images; a run resumes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+from recon.config.presets import preset_names
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "results.py"
+SUITES = tomllib.loads(SCRIPT.with_name("suites.toml").read_text())
+
+
+def results(*args: str) -> str:
+    done = subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_suites_name_shipped_images_and_known_problems() -> None:
+    for suite in SUITES.values():
+        for image in suite["images"]:
+            assert (files("recon.sample_data") / image).is_file()
+        for problem in suite["problems"]:
+            assert f"problems/{problem}" in preset_names({})
+
+
+def test_no_image_is_both_for_tuning_and_for_reporting() -> None:
+    tuning = {image for name, suite in SUITES.items() if "tuning" in name for image in suite["images"]}
+    reported = {image for name, suite in SUITES.items() if "tuning" not in name for image in suite["images"]}
+    assert not tuning & reported
+
+
+def test_a_second_run_computes_nothing_again_and_the_table_averages(tmp_path: Path) -> None:
+    out = str(tmp_path / "r.jsonl")
+    args = ("run", out, "--suite", "tuning", "--problems", "denoise", "--methods", "adjoint")
+    results(*args)
+    first = Path(out).read_text()
+    results(*args)
+    assert Path(out).read_text() == first
+    rows = [json.loads(line) for line in first.splitlines()]
+    assert [r["item"] for r in rows] == [0, 1]
+    mean = sum(r["psnr"] for r in rows) / 2
+    assert f"| {mean:.2f} |" in results("table", out)
