@@ -2,8 +2,8 @@
 
     python benchmarks/results.py run OUT.jsonl --suite brain --methods dds --samples 8
     python benchmarks/results.py table OUT.jsonl [OUT2.jsonl ...]
-A line of OUT holds one (problem, method, image, slice): scores of a single sample (mean over samples), of the mean of all
-samples, the residual, network evaluations and seconds. A line that is there already is not computed again, so an
+A line of OUT holds one (problem, method, image, slice): scores of a single sample (mean over samples), of the mean of
+all samples, the residual, network evaluations and seconds. A line that is there already is not computed again, so an
 interrupted run goes on where it stopped. `tv-oracle` is total variation with its best weight on the truth.
 """
 
@@ -137,9 +137,9 @@ def table(args: argparse.Namespace) -> None:
         for row in rows
         if row["method"] == ORACLE and "psnr" in row
     }
-    print("| suite | problem | method | images | PSNR of one | PSNR of the mean | SSIM | one - oracle TV | mean - oracle TV |"
-          " residual | NFE | s |")  # fmt: skip
-    print("|" + "---|" * 12)
+    head = ("suite", "problem", "method", "images", "PSNR of one", "PSNR of the mean", "SSIM")
+    head += ("one - oracle TV", "mean - oracle TV", "residual", "NFE", "s")
+    print(f"| {' | '.join(head)} |\n|" + "---|" * len(head))
     for (suite, problem, method, samples, _, *sets), rows in groups.items():
         good = [r for r in rows if "psnr" in r]
         label = " ".join([method, *sets])
