@@ -4,13 +4,16 @@
           (I + gamma A^H A) x = x0hat + gamma A^H y
     x_s = x0' + sigma_s (sqrt(1 - eta^2) eps + eta z),     eps = (x - x0hat)/sigma_t, the network's own
 
+With `weighting` "matched", gamma follows the noise of the data and the variance of white images of spread 1/2 given x_t,
+          gamma_t = gamma r_t^2/sigma_y^2,     r_t^2 = sigma_t^2/(1 + 4 sigma_t^2),
+so that x0' estimates E[x0 | x_t, y] and the data are fitted to their noise, not below it (best with eta = 1).
+
 CG is solved for the change d = x0' - x0hat, whose right-hand side gamma A^H (y - A x0hat) is the first residual of the
 warm start: the same iterates, and the data residual comes for free.
 
-Source: Chung et al. 2024 (DDS), algorithm 1, the authors' code. Departures from the code: inner products are conjugated
-and per sample; complex images stay complex (the code adds complex data to a real pair); A^H is the exact adjoint; the
-step to time 0 is renoised like every other (the code hands the clean x0' to the last network call); CG freezes at a
-relative, not an absolute, residual.
+Source: Chung et al. 2024 (DDS), algorithm 1, the authors' code. Departures: inner products are conjugated and per sample;
+complex images stay complex (the code adds complex data to a real pair); A^H is the exact adjoint; the step to time 0 is
+renoised (the code hands the clean x0' to the last network call); CG freezes at a relative residual; "matched" is ours.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ from recon.samplers.renoise import ddim_b
 from recon.samplers.start import first_state, levels_like
 from recon.solvers.cg import conjugate_gradients
 
+SPREAD = 0.5  # standard deviation of images in a range of 2
+
 
 @final
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class DDS(Method):
 
     steps: noise levels.  grid: name in `recon.schedules.GRIDS`.  eta: share of fresh noise, 0 to 1.
     gamma: weight of the data against the denoised image.  cg_iterations: per step.
+    weighting: "constant" gamma as published, or "matched" to the noise, times gamma (1: as derived above).
     correction: "cg" as above; "cg-noiseless" A^H A x = A^H y from x0hat; "projection" x0hat - A^+ (A x0hat - y), the
         authors' form for single-coil MRI; "auto" is "cg-noiseless" for exact data (sigma = 0), else "cg".
     """
@@ -58,6 +64,7 @@ class DDS(Method):
     gamma: float = 1.0
     cg_iterations: int = 5
     correction: Literal["auto", "cg", "cg-noiseless", "projection"] = "auto"
+    weighting: Literal["constant", "matched"] = "constant"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.cg_iterations < 0:
@@ -94,7 +101,8 @@ class DDS(Method):
             eps = (x - x0).div_(sigma_t)
             z = operator.forward(x0)
             stats.residuals.append(problem.likelihood.residual(z, y, count))
-            x0 = x0 + self._change(operator, y - z, correction)
+            gamma = self._gamma(problem, z, count, sigma_t)
+            x0 = x0 + self._change(operator, y - z, correction, gamma)
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.eta > 0 else None
             x = ddim_b(x0, eps, sigma_t, sigma_s, self.eta, fresh)
             stats.nfe, stats.operator_calls = i + 1, calls * (i + 1)
@@ -104,23 +112,29 @@ class DDS(Method):
                 break
         return Result(guard.last, Status.DIVERGED if guard.broken() else Status.OK, stats)
 
-    def _change(self, operator: LinearOperator, misfit: Tensor, correction: str) -> Tensor:
+    def _gamma(self, problem: Problem, z: Tensor, count: int, sigma_t: float) -> Tensor | float:
+        """Return the weight of the data at a noise level: a number, or one per sample, (B, 1, ...)."""
+        if self.weighting == "constant":
+            return self.gamma
+        spread = SPREAD**2 * sigma_t**2 / (SPREAD**2 + sigma_t**2)
+        level = problem.likelihood.noise_level(z, count).clamp_min(torch.finfo(z.real.dtype).tiny ** 0.25)
+        return (self.gamma * spread / level**2).reshape(-1, *(1,) * len(problem.operator.in_shape))
+
+    def _change(self, operator: LinearOperator, misfit: Tensor, correction: str, gamma: Tensor | float) -> Tensor:
         """Return x0' - x0hat for the data misfit y - A x0hat (B, *out_shape)."""
         if correction == "projection":
             change = operator.pinv(misfit)
             if change is None:
-                raise ConfigError(
-                    f"dds with correction 'projection' needs a pseudo-inverse, {operator!r} has none",
-                    "use method.correction=auto",
-                )
+                message = f"dds with correction 'projection' needs a pseudo-inverse, {operator!r} has none"
+                raise ConfigError(message, "use method.correction=auto")
             return change
         if correction == "cg-noiseless":
             return conjugate_gradients(operator.normal, operator.adjoint(misfit), iterations=self.cg_iterations).x
 
         def matrix(v: Tensor) -> Tensor:
-            return v.add(operator.normal(v), alpha=self.gamma)
+            return v + gamma * operator.normal(v)
 
-        return conjugate_gradients(matrix, self.gamma * operator.adjoint(misfit), iterations=self.cg_iterations).x
+        return conjugate_gradients(matrix, gamma * operator.adjoint(misfit), iterations=self.cg_iterations).x
 
     def _resolved(self, problem: Problem) -> str:
         """Return the correction that "auto" stands for."""

@@ -22,7 +22,7 @@ from sampler_doubles import (
 from recon import schedules
 from recon.data import Problem
 from recon.errors import ConfigError
-from recon.likelihoods import Gaussian, per_item_norm
+from recon.likelihoods import Gaussian, Poisson, per_item_norm
 from recon.priors.base import Denoiser, Prediction, PriorInfo
 from recon.priors.gaussian import GaussianPrior, power_law_spectrum
 from recon.samplers.base import SeededNoise, Status
@@ -107,6 +107,39 @@ def test_matches_the_authors_code_step_by_step(mode, dtype, steps):
     assert result.stats.nfe == len(result.stats.residuals) == steps
     assert result.stats.operator_calls == steps * (2 if mode == "projection" else 12)
     assert result.stats.backprops == 0
+
+
+def test_matched_weighting_is_unbiased_and_fits_the_noise_where_constant_gamma_overfits():
+    shape, sigma = (1, 8, 8), 0.1
+    prior = GaussianPrior(power_law_spectrum(shape, 0.0, 0.5))
+    y = prior.sample(1, generator(4)) + sigma * torch.randn(1, *shape, generator=generator(5))
+    problem, exact = identity_problem(y, sigma), prior.posterior(y[0], sigma)
+    found = {}
+    for weighting, gamma in (("matched", 1.0), ("constant", 50.0)):
+        method = DDS(steps=100, grid="edm", eta=1.0, gamma=gamma, weighting=weighting)
+        x = method.sample(prior, problem, None, BatchNoise(2), (500, *shape)).samples.double()
+        r = (x.mean(0) - y[0]).square().mean().sqrt() / sigma
+        found[weighting] = relative(x.mean(0), exact.mean), float(r)
+    # a white prior of the assumed spread: the conditional mean is exact at every level, so the chain is unbiased
+    assert found["matched"][0] < 1e-2 < 3e-2 < found["constant"][0]
+    fitted = float((exact.mean - y[0]).square().mean().sqrt()) / sigma
+    assert abs(found["matched"][1] / fitted - 1) < 0.05
+    assert found["constant"][1] < 0.6 * fitted
+
+
+def test_matched_weighting_is_per_sample_and_takes_poisson_data():
+    shape = (1, 6, 6)
+    prior = GaussianPrior(power_law_spectrum(shape, 2.0, 0.2), 0.5)
+    rate = prior.sample(2, generator(1)).clamp_min(0.05)
+    y = torch.poisson(20 * rate, generator=generator(2)) / 20
+    problem = Problem(
+        Dense(torch.eye(36), shape), y.flatten(1), Poisson(gain=20.0, scale=1.0, offset=torch.zeros(1, 36))
+    )
+    method = DDS(steps=30, grid="edm", eta=1.0, weighting="matched")
+    both = method.sample(prior, problem, None, SeededNoise(0, [0, 1]), (2, *shape)).samples
+    alone = method.sample(prior, replace(problem, y=problem.y[1:]), None, SeededNoise(0, [1]), (1, *shape)).samples
+    assert relative(both[1:], alone) < 1e-5
+    assert (both - rate).square().mean() < 0.8 * (y - rate).square().mean()
 
 
 def test_operator_calls_are_counted_truly():
