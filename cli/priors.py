@@ -1,16 +1,17 @@
-"""`recon priors list|show`."""
+"""`recon priors list|show|convert`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .lazy import new_group
-from .options import Json, complete_prior
+from .options import Force, Json, complete_prior
 from .output import print_facts, print_json, print_table, text_of
 
-app = new_group("List and show diffusion priors.")
+app = new_group("List, show and convert diffusion priors.")
 
 
 @app.command("list")
@@ -29,10 +30,36 @@ def list_priors(as_json: Json = False) -> None:
 def show_prior(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", autocompletion=complete_prior)], as_json: Json = False
 ) -> None:
-    """Show a prior's shape, training, licence and hash."""
+    """Show a prior's shape, training, licence and hash; of a published checkpoint also its family.
+
+    Nothing in a file is executed.
+    """
     from recon.priors.catalog import describe_prior
 
-    facts = describe_prior(name)
+    _print(describe_prior(name), as_json)
+
+
+@app.command("convert")
+def convert_prior(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="Published checkpoint, or a diffusers folder.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="Weight file to write.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="State what the file does not, such as heads=4."),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a published checkpoint in recon's own format, with its configuration inside.
+
+    The keys of --set are those that `recon priors show` lists: of the network, the value range, the sizes, the name.
+    """
+    from recon.runs.priors import convert_prior as convert
+
+    _print(convert(source, output, sets or (), force), as_json)
+
+
+def _print(facts: dict[str, object], as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return

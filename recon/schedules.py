@@ -2,8 +2,8 @@
 
     sigma = sqrt((1-ab)/ab),   ab = 1/(1+sigma^2),   x = x_vp/sqrt(ab)
 
-Sources: Ho et al. 2020 (linear betas), Song et al. 2021 (continuous VP), Karras et al. 2022 eq. 5 (poly-rho),
-Chung et al. 2024 DDS (uniform skip), Zhu et al. 2023 DiffPIR (quadratic skip).
+Sources: Ho et al. 2020 (linear betas), Nichol and Dhariwal 2021 eq. 17 (cosine), Song et al. 2021 (continuous VP),
+Karras et al. 2022 eq. 5 (poly-rho), Chung et al. 2024 DDS (uniform skip), Zhu et al. 2023 DiffPIR (quadratic skip).
 """
 
 from __future__ import annotations
@@ -20,6 +20,17 @@ Sigmas = np.ndarray
 def vp_alpha_bars(count: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> np.ndarray:
     """Return alpha-bar_t, t = 0..count-1, of linearly spaced betas."""
     return np.cumprod(1 - np.linspace(beta_min, beta_max, count))
+
+
+def vp_scaled_linear_alpha_bars(count: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> np.ndarray:
+    """Return alpha-bar_t, t = 0..count-1, of betas whose square roots are linearly spaced."""
+    return np.cumprod(1 - np.linspace(beta_min**0.5, beta_max**0.5, count) ** 2)
+
+
+def vp_cosine_alpha_bars(count: int = 1000, offset: float = 0.008, beta_limit: float = 0.999) -> np.ndarray:
+    """Return alpha-bar_t, t = 0..count-1, of the cosine schedule, its betas cut at `beta_limit`."""
+    curve = np.cos((np.arange(count + 1) / count + offset) / (1 + offset) * np.pi / 2) ** 2
+    return np.cumprod(1 - np.minimum(1 - curve[1:] / curve[:-1], beta_limit))
 
 
 def sigma_from_alpha_bar(ab: np.ndarray | float) -> np.ndarray:
@@ -67,6 +78,11 @@ def log_spaced(steps: int, sigma_min: float = 0.01, sigma_max: float = 100.0) ->
     return np.append(np.geomspace(sigma_max, sigma_min, steps), 0.0)
 
 
+def ve(steps: int) -> Sigmas:
+    """Return geometrically spaced levels from 378 to 0.01, the range of the score-SDE networks, then 0."""
+    return log_spaced(steps, 0.01, 378.0)
+
+
 def vp_quadratic(steps: int, count: int = 1000) -> Sigmas:
     """Return discrete VP levels dense at low noise, then 0: at most `steps`, for equal ones are taken once.
 
@@ -84,6 +100,7 @@ GRIDS: dict[str, Callable[[int], Sigmas]] = {
     "vp-quadratic": vp_quadratic,
     "edm": poly_rho,
     "log": log_spaced,
+    "ve": ve,
 }
 
 

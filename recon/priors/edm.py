@@ -13,11 +13,10 @@ import copy
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recon.errors import ConfigError
 from recon.priors.base import Denoiser, Prediction, PriorInfo, per_item
+from recon.priors.padding import on_padded
 
 
 def preconditioned(network: nn.Module, x: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
@@ -38,25 +37,20 @@ class EDMDenoiser(Denoiser):
         self.info = info
         self.sigma_data = sigma_data
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """The keywords that build this denoiser again from its network and info."""
+        return {"sigma_data": self.sigma_data}
+
     def _denoise(self, x: Tensor, sigma: Tensor, cond: Tensor | None) -> Prediction:
-        pads = _padding(tuple(x.shape[-2:]), self.info.multiple, self.info.name)
         shrink = (self.info.sigma_max / sigma).clamp(max=1.0)
-        inside = per_item(shrink, x) * x
-        if any(pads):
-            inside = F.pad(inside, pads, mode="reflect")
-        x0 = preconditioned(self.network, inside, sigma * shrink, self.sigma_data)
-        return Prediction(x0[..., pads[2] : pads[2] + x.shape[-2], pads[0] : pads[0] + x.shape[-1]])
+
+        def evaluate(inside: Tensor) -> Tensor:
+            return preconditioned(self.network, inside, sigma * shrink, self.sigma_data)
+
+        return Prediction(on_padded(evaluate, per_item(shrink, x) * x, self.info.multiple, self.info.name))
 
     def to(self, device: str | torch.device) -> EDMDenoiser:
         moved = copy.copy(self)
         moved.network = self.network.to(device)
         return moved
-
-
-def _padding(size: tuple[int, ...], multiple: int, name: str) -> tuple[int, int, int, int]:
-    """Return the (left, right, top, bottom) reflection pads that make `size` = (Y, X) divide by `multiple`."""
-    extra = [-n % multiple for n in size]
-    if any(e - e // 2 >= n for n, e in zip(size, extra, strict=True)):
-        raise ConfigError(f"prior '{name}' needs images of at least {multiple // 2 + 1} pixels a side, got {size}")
-    y, x = extra
-    return x // 2, x - x // 2, y // 2, y - y // 2

@@ -21,7 +21,7 @@ from recon.operators.base import LinearOperator, Operator
 from recon.operators.registry import build, draw, parse_params
 from recon.priors.base import Denoiser
 from recon.priors.catalog import prior_path
-from recon.priors.store import load_prior
+from recon.priors.open import open_prior
 from recon.runs.device import choose_device
 from recon.runs.methods import make_method
 from recon.runs.plan import check_pairing, check_prior, make_plan
@@ -63,7 +63,7 @@ def check(config: Config, source: Path | None) -> tuple[list[Finding], dict[str,
     device = attempt("device", lambda: (d := choose_device(config.run.device), str(d)))
     prior = None
     if method is not None and method.uses_prior:
-        prior = attempt("prior", lambda: (load_prior(prior_path(config.prior.name)), config.prior.name))
+        prior = attempt("prior", lambda: (open_prior(prior_path(config.prior.name)), config.prior.name))
     operator = attempt("operator", lambda: _operator(config, source, prior))
     items = 1
     if source is not None:

@@ -13,7 +13,7 @@ from recon.errors import ConfigError
 from recon.operators.base import Operator
 from recon.priors.base import Denoiser
 from recon.priors.catalog import prior_path
-from recon.priors.store import load_prior
+from recon.priors.open import open_prior
 from recon.runs.device import choose_chunk, choose_device, choose_threads
 from recon.runs.methods import make_method, missing_needs
 from recon.runs.problem import unit_norm
@@ -82,7 +82,7 @@ def make_plan(config: Config, measurement: Measurement, operator_file: OperatorS
     method = make_method(config.method.name, config.method.params)
     resolved = resolve_input(measurement, config, operator_file)
     check_pairing(config.method.name, method, resolved.operator, resolved.spec.kind)
-    prior = load_prior(prior_path(config.prior.name)) if method.uses_prior else None
+    prior = open_prior(prior_path(config.prior.name)) if method.uses_prior else None
     if prior is not None:
         check_prior(prior, resolved.operator)
     notices = list(resolved.notices)

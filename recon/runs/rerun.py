@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from recon.config.schema import Config
 from recon.errors import InputError, ResourceError
 from recon.io.source import split_inner
-from recon.priors.catalog import file_sha256, is_file, prior_path
+from recon.priors.catalog import file_sha256, is_file, prior_path, weights_sha256
 from recon.runs.provenance import versions
 from recon.runs.reconstruct import RunRequest
 from recon.runs.sidecar import SIDECAR_VERSION
@@ -57,7 +57,7 @@ def read_rerun(
     others = {role: folder / sources[role][0] for role in ("operator", "truth") if role in sources}
     for role, path in others.items():
         _check_hash(path, sources[role][1], role)
-    if weights is not None and file_sha256(prior_path(config.prior.name)) != weights:
+    if weights is not None and weights_sha256(prior_path(config.prior.name)) != weights:
         raise InputError(
             f"the weights of prior '{config.prior.name}' are not those of the sidecar",
             "install the same version of recon",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recon import __version__
-from recon.priors.catalog import file_sha256, is_file, prior_path
+from recon.priors.catalog import is_file, prior_path, weights_sha256
 from recon.runs.execute import Outcome
 from recon.runs.plan import Plan
 from recon.runs.provenance import portable_command, portable_path, versions
@@ -33,7 +33,7 @@ def run_sidecar(
         config["prior"]["name"] = portable_path(Path(plan.config.prior.name), folder)
     if plan.prior is not None:
         path = prior_path(plan.config.prior.name)
-        weights = {"name": plan.prior.info.name, "sha256": file_sha256(path)}
+        weights = {"name": plan.prior.info.name, "sha256": weights_sha256(path)}
     cite = [c for c in (plan.config.citation, type(plan.method).citation) if c]
     return {
         "GeneratedBy": [{"Name": "recon", "Version": __version__}],
