@@ -34,6 +34,7 @@ from recon.baselines.differences import gradient, gradient_adjoint, lengths, nor
 from recon.data import Problem
 from recon.priors.base import Denoiser, per_item
 from recon.samplers.base import Method, NoiseSource, OnStep, Result, Step, ignore_step
+from recon.solvers.prox import closed_prox
 
 FACTOR = 0.6  # of the default weight, to the backprojected noise
 FLOOR = 2e-4  # of the default weight, to the largest value of A^H y
@@ -82,7 +83,8 @@ class TotalVariation(Method):
         step = RATIO * per_item(rms(x).clamp_min(1e-30), x) / weight
         step = step.clamp_min(MIN_STEP / max(backprojected_gain(y, operator) ** 2, 1e-30))
         x = start_from(x_init, x)
-        exact = operator.prox(x, 1 / step, y) is not None
+        prox = closed_prox(operator)
+        exact = prox(x, 1 / step, y) is not None
         if not exact:
             square = image_norm(operator, y.device) ** 2
             step = step.clamp_max(MAX_STEP / max(square, 1e-30))
@@ -93,7 +95,7 @@ class TotalVariation(Method):
         for index in range(self.iterations):
             target = x - step * gradient_adjoint(dual)
             if exact:
-                closed = operator.prox(target, 1 / step, y)
+                closed = prox(target, 1 / step, y)
                 assert closed is not None
                 found = closed
             else:

@@ -1,7 +1,8 @@
 """The operator contracts and their algebra.
 
     Operator        y = A(x), batched: (B, *in_shape) -> (B, *out_shape)
-    LinearOperator  adds the adjoint A^H y, the normal A^H A x, and the algebra A @ B, a * A, A + B, stack, A.H
+    LinearOperator  adds the adjoint A^H y, the normal A^H A x, the singular values, pseudo-inverse and proximal map
+                    where they are cheap, and the algebra A @ B, a * A, A + B, stack, A.H
 
 Operators are immutable: no call changes state or remembers an argument. The adjoint of a real-input operator takes the
 real part, so that <A x, y> = <x, A^H y> holds in the real inner product Re<., .>.
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from recon.errors import ConfigError
+from recon.operators.spectral import Spectrum, after, before, rescaled
 
 Shape = tuple[int, ...]
 
@@ -89,13 +91,25 @@ class LinearOperator(Operator):
         """Return A^H A x."""
         return self.adjoint(self.forward(x))
 
-    def pinv(self, y: Tensor) -> Tensor | None:
-        """Return a cheap (regularised or exact) pseudo-inverse applied to y, or None if there is none."""
+    def svd(self) -> Spectrum | None:
+        """Return the singular value decomposition, or None where it is not cheap.
+
+        Operators that factorise their matrices for it keep at most the last answer, so loops ask once.
+        """
         return None
 
+    def pinv(self, y: Tensor) -> Tensor | None:
+        """Return a cheap (regularised or exact) pseudo-inverse applied to y, or None; by default from `svd`."""
+        spectrum = self.svd()
+        return None if spectrum is None else spectrum.pinv(y)
+
     def prox(self, z: Tensor, rho: float | Tensor, y: Tensor) -> Tensor | None:
-        """Return argmin_x ||A x - y||^2 + rho ||x - z||^2 in closed form, or None if there is none."""
-        return None
+        """Return argmin_x ||A x - y||^2 + rho ||x - z||^2 in closed form, or None; by default from `svd`.
+
+        `recon.solvers.prox` has one for every linear operator.
+        """
+        spectrum = self.svd()
+        return None if spectrum is None else spectrum.prox(z, rho, y)
 
     @property
     def H(self) -> LinearOperator:
@@ -156,6 +170,14 @@ class Composed(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
 
+    def svd(self) -> Spectrum | None:
+        """Return the spectrum where one of the two is a multiple of a unitary operator."""
+        outer, inner = self.outer.svd(), self.inner.svd()
+        if outer is None or inner is None:
+            return None
+        found = before(inner, outer) if _is_square(self.inner) else None
+        return after(outer, inner) if found is None and _is_square(self.outer) else found
+
 
 @final
 class Scaled(LinearOperator):
@@ -177,6 +199,10 @@ class Scaled(LinearOperator):
 
     def normal(self, x: Tensor) -> Tensor:
         return self.scale**2 * self.base.normal(x)
+
+    def svd(self) -> Spectrum | None:
+        spectrum = self.base.svd()
+        return None if spectrum is None else rescaled(spectrum, self.scale)
 
     def pinv(self, y: Tensor) -> Tensor | None:
         return self.base.pinv(y / self.scale)
@@ -238,6 +264,15 @@ class Stacked(LinearOperator):
 def stack(*parts: LinearOperator) -> LinearOperator:
     """Return the operator [A; B; ...] with flattened, joined outputs."""
     return Stacked(parts)
+
+
+def _is_square(operator: Operator) -> bool:
+    """Return whether images and measurements have as many real numbers."""
+    sizes = [
+        torch.Size(shape).numel() * (2 if dtype.is_complex else 1)
+        for shape, dtype in ((operator.in_shape, operator.in_dtype), (operator.out_shape, operator.out_dtype))
+    ]
+    return sizes[0] == sizes[1]
 
 
 def _check(name: str, what: str, value: Tensor, shape: Shape) -> None:

@@ -22,6 +22,7 @@ from recon.operators.checks import image_size, numeric, required
 from recon.operators.family import Arrays, Family
 from recon.operators.motion import motion_kernel
 from recon.operators.separable import Separable, convolution_matrix
+from recon.operators.spectral import Spectrum, hartley
 
 PINV_DAMPING = 1e-2  # of the pseudo-inverse, relative to ||A||^2: blurs are ill-conditioned
 RANK_ONE = 1e-6  # second singular value of a separable kernel, relative to the first: rounding of float32
@@ -90,6 +91,25 @@ class CircularBlur(LinearOperator):
 
     def normal(self, x: Tensor) -> Tensor:
         return self._back(self._power() * torch.fft.rfft2(x))
+
+    def svd(self) -> Spectrum:
+        """Return s = |H|, V the Hartley basis, U = F^-1 diag(H/|H|) F V."""
+        columns = self.in_shape[-1]
+        power = self._power()
+        magnitude = power.sqrt()
+        cut = sum(self.in_shape[-2:]) * torch.finfo(power.dtype).eps * magnitude.max()
+        measured = magnitude > cut
+        phase = torch.where(measured, self.transfer / magnitude.clamp_min(1e-30), 0.0)
+        half = torch.where(measured, magnitude, 0.0)
+        # the other half plane holds the mirrored frequencies: -k modulo the sides
+        rest = half[:, 1 : columns - half.shape[1] + 1].flip((0, 1)).roll(1, 0)
+        return Spectrum(
+            torch.cat([half, rest], 1),
+            hartley,
+            hartley,
+            lambda y: hartley(self._back(phase.conj() * torch.fft.rfft2(y))),
+            lambda c: self._back(phase * torch.fft.rfft2(hartley(c))),
+        )
 
     def pinv(self, y: Tensor) -> Tensor:
         power = self._power()

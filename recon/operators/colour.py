@@ -13,6 +13,7 @@ from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator, Shape
 from recon.operators.checks import image_size, numeric, required
 from recon.operators.family import Arrays, Family
+from recon.operators.spectral import Spectrum, complete_svd
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -74,6 +75,14 @@ class ColourMix(LinearOperator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return _mix(self.matrix.T, y)
+
+    def svd(self) -> Spectrum:
+        """Return the SVD of the mixing matrix, at every pixel."""
+        u, s, v = complete_svd(self.matrix)
+        values = s.reshape(-1, *(1 for _ in self.in_shape[1:]))
+        return Spectrum(
+            values, lambda x: _mix(v.T, x), lambda c: _mix(v, c), lambda y: _mix(u.T, y), lambda c: _mix(u, c)
+        )
 
     def pinv(self, y: Tensor) -> Tensor:
         return self.adjoint(_mix(self.inverse_gram, y))

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from recon.operators.base import LinearOperator, Shape
 from recon.operators.checks import image_size
 from recon.operators.family import Arrays, Family
+from recon.operators.spectral import Spectrum
 
 
 @final
@@ -23,11 +25,12 @@ class DenoiseParams:
 class Identity(LinearOperator):
     """y = x, for x (B, C, [Z,] Y, X).
 
-    prox(z, rho, y) = (y + rho z) / (1 + rho); pinv(y) = y.
+    prox(z, rho, y) = (y + rho z) / (1 + rho); pinv(y) = y; all singular values are 1.
     """
 
     def __init__(self, in_shape: Shape) -> None:
         self.in_shape = self.out_shape = in_shape
+        self.values = torch.ones(())  # the singular values, on the operator's device
 
     def _forward(self, x: Tensor) -> Tensor:
         return x.clone()
@@ -35,11 +38,18 @@ class Identity(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return y.clone()
 
+    def svd(self) -> Spectrum:
+        return Spectrum(self.values, _same, _same, _same, _same)
+
     def pinv(self, y: Tensor) -> Tensor:
         return y.clone()
 
     def prox(self, z: Tensor, rho: float | Tensor, y: Tensor) -> Tensor:
         return (y + rho * z) / (1 + rho)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def draw(params: DenoiseParams, in_shape: Shape, rng: np.random.Generator, given: Arrays) -> Arrays:

@@ -14,6 +14,7 @@ from recon.operators.base import LinearOperator, Shape
 from recon.operators.checks import image_size
 from recon.operators.family import Arrays, Family
 from recon.operators.separable import Separable, cubic, reduction_matrix
+from recon.operators.spectral import Spectrum
 
 
 @final
@@ -38,12 +39,15 @@ class BoxAverage(LinearOperator):
     """y = mean over factor x factor pixels: (B, C, [Z,] Y, X) -> (B, C, [Z,] Y/f, X/f).
 
     As A A^T = I / f^2:  pinv(y) repeats each pixel;  prox(z, rho, y) = z + A^T (y - A z) / (1/f^2 + rho).
+    Singular values: 1/f for one coefficient of each block, its sum over f; 0 for the f^2 - 1 others.
     """
 
     def __init__(self, in_shape: Shape, factor: int) -> None:
         self.in_shape = in_shape
         self.out_shape = (*in_shape[:-2], in_shape[-2] // factor, in_shape[-1] // factor)
         self.factor = factor
+        self.corner = torch.zeros(factor, factor)  # a block's first pixel
+        self.corner[0, 0] = 1
 
     def _forward(self, x: Tensor) -> Tensor:
         f = self.factor
@@ -51,6 +55,23 @@ class BoxAverage(LinearOperator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.pinv(y) / self.factor**2
+
+    def svd(self) -> Spectrum:
+        """Return the reflection of each block that swaps its first pixel's axis with the constant 1/f."""
+        f = self.factor
+        normal = self.corner - 1 / f
+        normal = normal / normal.norm().clamp_min(1e-30)
+        mirror, values = normal.repeat(*self.out_shape[-2:]), self.corner.repeat(*self.out_shape[-2:]) / f
+
+        def reflect(x: Tensor) -> Tensor:
+            return x - 2 * f**2 * mirror * self.pinv(self._forward(mirror * x))
+
+        def to_u(y: Tensor) -> Tensor:
+            c = y.new_zeros(*y.shape[:-2], *self.in_shape[-2:])
+            c[..., ::f, ::f] = y
+            return c
+
+        return Spectrum(values, reflect, reflect, to_u, lambda c: c[..., ::f, ::f].clone())
 
     def pinv(self, y: Tensor) -> Tensor:
         f = self.factor

@@ -19,6 +19,7 @@ from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator, Shape
 from recon.operators.checks import image_size, numeric, required
 from recon.operators.family import Arrays, Family
+from recon.operators.spectral import Spectrum
 
 Length = int | float
 Lengths = Length | tuple[Length, Length]
@@ -81,6 +82,10 @@ class Inpaint(LinearOperator):
 
     def normal(self, x: Tensor) -> Tensor:
         return self.forward(x)
+
+    def svd(self) -> Spectrum:
+        """Return the pixels themselves as the basis, with the mask as singular values."""
+        return Spectrum(self.mask, lambda x: x, lambda c: c, self._adjoint, self._forward)
 
     def pinv(self, y: Tensor) -> Tensor:
         return self.adjoint(y)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -19,8 +20,10 @@ from recon.kernels.sparse import sparse_product, to_csr
 from recon.operators.base import LinearOperator, Shape
 from recon.operators.checks import image_size, numeric, required
 from recon.operators.family import Arrays, Family
+from recon.operators.spectral import Spectrum, complete_svd
 
 CSR = ("data", "indices", "indptr")
+SVD_SIDE = 1600  # rows or columns; beyond, factorising takes more than seconds
 
 
 @final
@@ -65,6 +68,20 @@ class DenseMatrix(LinearOperator):
         rows = torch.view_as_real(y).flatten(1) if self.split else y.flatten(1)
         return (rows @ self.matrix.conj()).reshape(-1, *self.in_shape)
 
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> DenseMatrix:
+        moved = super().to(device, dtype)
+        assert isinstance(moved, DenseMatrix)
+        moved.__dict__.pop("_spectrum", None)
+        return moved
+
+    def svd(self) -> Spectrum | None:
+        """Return the factorised matrix, the work of the first call; None beyond 1600 rows or columns."""
+        return self._spectrum
+
+    @cached_property
+    def _spectrum(self) -> Spectrum | None:
+        return _factorised(self, self.matrix)
+
 
 @final
 class SparseMatrix(LinearOperator):
@@ -89,6 +106,20 @@ class SparseMatrix(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         x = sparse_product(self.transposed, self.matrix, _as_real(y))
         return _as_declared(x, self.in_dtype).reshape(-1, *self.in_shape)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> SparseMatrix:
+        moved = super().to(device, dtype)
+        assert isinstance(moved, SparseMatrix)
+        moved.__dict__.pop("_spectrum", None)
+        return moved
+
+    def svd(self) -> Spectrum | None:
+        """Return the factorised real representation, the work of the first call; None beyond 1600 rows or columns."""
+        return self._spectrum
+
+    @cached_property
+    def _spectrum(self) -> Spectrum | None:
+        return None if max(self.matrix.shape) > SVD_SIDE else _factorised(self, self.matrix.to_dense())
 
 
 def draw(params: MatrixParams, in_shape: Shape, rng: np.random.Generator, given: Arrays) -> Arrays:
@@ -175,6 +206,27 @@ def _real_representation(matrix: csr_matrix, complex_image: bool) -> csr_matrix:
         return kron(matrix, np.eye(2), "csr") if complex_image else matrix
     real, imag = ([[1, 0], [0, 1]], [[0, -1], [1, 0]]) if complex_image else ([[1], [0]], [[0], [1]])
     return (kron(matrix.real, real, "csr") + kron(matrix.imag, imag, "csr")).tocsr()
+
+
+def _factorised(operator: LinearOperator, matrix: Tensor) -> Spectrum | None:
+    """Return the SVD of the dense matrix of an operator, which acts on complex vectors or on real representations."""
+    if max(matrix.shape) > SVD_SIDE:
+        return None
+    u, s, v = complete_svd(matrix)
+
+    def rows(vector: Tensor) -> Tensor:
+        return vector.flatten(1) if matrix.is_complex() else _as_real(vector)
+
+    def shaped(vector: Tensor, shape: Shape, dtype: torch.dtype) -> Tensor:
+        return (vector if vector.is_complex() else _as_declared(vector, dtype)).reshape(-1, *shape)
+
+    return Spectrum(
+        s,
+        lambda x: rows(x) @ v.conj(),
+        lambda c: shaped(c @ v.T, operator.in_shape, operator.in_dtype),
+        lambda y: rows(y) @ u.conj(),
+        lambda c: shaped(c @ u.T, operator.out_shape, operator.out_dtype),
+    )
 
 
 def _as_real(v: Tensor) -> Tensor:

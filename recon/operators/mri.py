@@ -22,6 +22,7 @@ from recon.operators.checks import image_size, numeric, required
 from recon.operators.coils import birdcage_maps
 from recon.operators.family import Arrays, Family
 from recon.operators.masks import PLANES, line_mask, plane_mask
+from recon.operators.spectral import Spectrum, hartley, inverse
 
 
 @final
@@ -105,6 +106,30 @@ class CartesianMRI(LinearOperator):
         k = torch.fft.fftn(x * self.maps, dim=self.dims).mul_(self.gram)
         x = self._combine(torch.fft.ifftn(k, dim=self.dims))
         return x if self.complex_image else x.real.contiguous()
+
+    def svd(self) -> Spectrum | None:
+        """Return, without maps, s = M and V = F^H for a complex image; for a real one s^2 = the mask's even part (0,
+        1/2 where one of two conjugate samples is measured, 1) and V the Hartley basis. None with maps."""
+        if self.maps is not None:
+            return None
+        if self.complex_image:
+            return Spectrum(
+                self.mask,
+                lambda x: torch.fft.fft2(x * self.phase, norm="ortho"),
+                lambda c: torch.fft.ifft2(c, norm="ortho") * self.phase_conj,
+                lambda y: y * self.sampling_conj,
+                lambda c: c * self.sampling,
+            )
+        mask = torch.fft.ifftshift(self.mask)
+        values = ((mask + mask.flip((-2, -1)).roll((1, 1), (-2, -1))) / 2).sqrt()
+        weights = inverse(values)
+        return Spectrum(
+            values,
+            hartley,
+            hartley,
+            lambda y: weights * hartley(self._adjoint(y)),
+            lambda c: self._forward(hartley(weights * c)),
+        )
 
     def pinv(self, y: Tensor) -> Tensor | None:
         """Return the Moore-Penrose inverse applied to y, without maps: zero-filled for a complex image; for a real one

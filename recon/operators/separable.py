@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recon.operators.base import LinearOperator, Shape
+from recon.operators.spectral import Spectrum, complete_svd
 
 RANK_CUTOFF = 1e-10  # of the largest squared singular value: below it a direction counts as unmeasured
 
@@ -54,6 +55,17 @@ class Separable(LinearOperator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.rows.T @ (y @ self.columns)
+
+    def svd(self) -> Spectrum:
+        """Return the products of the SVDs of both axes, factorised anew."""
+        (row_u, row_s, row_v), (column_u, column_s, column_v) = complete_svd(self.rows), complete_svd(self.columns)
+        return Spectrum(
+            row_s[:, None] * column_s,
+            lambda x: row_v.T @ (x @ column_v),
+            lambda c: row_v @ (c @ column_v.T),
+            lambda y: row_u.T @ (y @ column_u),
+            lambda c: row_u @ (c @ column_u.T),
+        )
 
     def pinv(self, y: Tensor) -> Tensor:
         return self._synthesise(self._analyse(y) * self.inverse_powers)

@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from recon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recon.operators.base import Operator
+    from recon.operators.base import LinearOperator, Operator
     from recon.samplers.base import Method
 
 SAMPLERS: dict[str, tuple[str, str, str]] = {
     "dps": ("recon.samplers.dps", "DPS", "diffusion posterior sampling: gradient of the residual through the network"),
     "dds": ("recon.samplers.dds", "DDS", "decomposed diffusion sampling: conjugate gradients on the denoised image"),
+    "ddrm": ("recon.samplers.ddrm", "DDRM", "denoising diffusion restoration: each singular direction by its noise"),
+    "ddnm": ("recon.samplers.ddnm", "DDNM", "null-space model: the measured part of the denoised image is replaced"),
+    "diffpir": ("recon.samplers.diffpir", "DiffPIR", "plug-and-play restoration: a proximal data step at each level"),
+    "reddiff": ("recon.samplers.reddiff", "REDDiff", "regularisation by denoising: one image fitted by Adam"),
+    "mmps": ("recon.samplers.mmps", "MMPS", "moment matching: the likelihood's score with Tweedie's covariance, by CG"),
+    "pigdm": ("recon.samplers.pigdm", "PiGDM", "pseudo-inverse guidance: the weighted misfit through the network"),
+    "lgd": ("recon.samplers.lgd", "LGD", "loss-guided diffusion: the loss averaged over Monte-Carlo images"),
+    "mcg": ("recon.samplers.mcg", "MCG", "manifold constrained gradient and projection on the data, for exact data"),
+    "daps": ("recon.samplers.daps", "DAPS", "decoupled annealing: a fresh draw of the image at each noise level"),
+    "pnpdm": ("recon.samplers.pnpdm", "PnPDM", "plug-and-play split Gibbs: draws from the data and the prior in turn"),
 }
 
 BASELINES: dict[str, tuple[str, str, str]] = {
@@ -69,13 +80,19 @@ def missing_needs(cls: type[Method], operator: Operator) -> list[str]:
     """Return what the method needs and the operator does not offer."""
     from recon.operators.base import LinearOperator
 
-    linear = isinstance(operator, LinearOperator)
-    offers = {
-        "forward": True,
-        "gradient": operator.differentiable,
-        "linear": linear,
-        "adjoint": linear,
-        "pinv": isinstance(operator, LinearOperator) and type(operator).pinv is not LinearOperator.pinv,
-        "svd": hasattr(operator, "svd"),
+    offers: dict[str, Callable[[], bool]] = {
+        "forward": lambda: True,
+        "gradient": lambda: operator.differentiable,
+        "linear": lambda: isinstance(operator, LinearOperator),
+        "adjoint": lambda: isinstance(operator, LinearOperator),
+        "pinv": lambda: isinstance(operator, LinearOperator) and _has_pinv(operator),
+        "svd": lambda: isinstance(operator, LinearOperator) and operator.svd() is not None,
     }
-    return sorted(need for need in cls.needs if not offers[need])
+    return sorted(need for need in cls.needs if not offers[need]())
+
+
+def _has_pinv(operator: LinearOperator) -> bool:
+    """Return whether this operator, not only its class, has a pseudo-inverse: MRI with coil maps has none."""
+    import torch
+
+    return operator.pinv(torch.zeros(1, *operator.out_shape, dtype=operator.out_dtype)) is not None

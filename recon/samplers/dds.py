@@ -4,14 +4,14 @@
           (I + gamma A^H A) x = x0hat + gamma A^H y
     x_s = x0' + sigma_s (sqrt(1 - eta^2) eps + eta z),     eps = (x - x0hat)/sigma_t, the network's own
 
-With `weighting` "matched", gamma follows the noise of the data and the variance of white images of spread 1/2 given x_t,
-          gamma_t = gamma r_t^2/sigma_y^2,     r_t^2 = sigma_t^2/(1 + 4 sigma_t^2),
+With `weighting` "matched", gamma follows the noise of the data and the variance given x_t of white images of std 1/2,
+          gamma_t = gamma r_t^2/sigma_y^2,     r_t^2 = sigma_t^2/(1 + 4 sigma_t^2)
 so that x0' estimates E[x0 | x_t, y] and the data are fitted to their noise, not below it (best with eta = 1).
 
 CG is solved for the change d = x0' - x0hat, whose right-hand side gamma A^H (y - A x0hat) is the first residual of the
 warm start: the same iterates, and the data residual comes for free.
 
-Source: Chung et al. 2024 (DDS), algorithm 1, the authors' code. Departures: inner products are conjugated and per sample;
+Source: Chung et al. 2024 (DDS), algorithm 1, the authors' code. Departures: inner products are conjugated, per sample;
 complex images stay complex (the code adds complex data to a real pair); A^H is the exact adjoint; the step to time 0 is
 renoised (the code hands the clean x0' to the last network call); CG freezes at a relative residual; "matched" is ours.
 """

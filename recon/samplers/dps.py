@@ -23,8 +23,9 @@ from recon import schedules
 from recon.data import Problem
 from recon.errors import ConfigError
 from recon.likelihoods import per_item_norm
-from recon.priors.base import Denoiser, Prediction
+from recon.priors.base import Denoiser
 from recon.samplers.base import Method, NoiseSource, OnStep, Result, Stats, Status, Step, ignore_step
+from recon.samplers.gradient import measured_data, trace, within_range
 from recon.samplers.guard import FiniteGuard
 from recon.samplers.renoise import ancestral, euler
 from recon.samplers.start import first_state, is_vp, levels_like
@@ -84,21 +85,19 @@ class DPS(Method):
         sigmas = schedules.grid(self.grid, self.steps).tolist()
         x = first_state(self.grid, sigmas[0], problem, x_init, noise, shape)
         levels, guard, stats, count = levels_like(sigmas, x), FiniteGuard(x), Stats(), problem.operator.measured()
-        weight = self._weight(problem)
+        y, weight = measured_data(problem), self._weight(problem)
         total = len(sigmas) - 1
         for i, (sigma_t, sigma_s) in enumerate(pairwise(sigmas)):
+            traced = trace(prior, x, levels[i])
             with torch.enable_grad():
-                x.requires_grad_()
-                seen = prior(x, levels[i])
-                x0 = self._clipped(seen.x0, prior)
+                x0 = within_range(traced.seen.x0, prior) if self.clip else traced.seen.x0
                 z = problem.operator.forward(x0)
-                loss = per_item_norm(problem.y - z)
-                loss = loss**2 if self.norm == "squared" else loss * weight
-                (gradient,) = torch.autograd.grad(loss.sum(), x)
-            x, x0 = x.detach(), x0.detach()
+                loss = per_item_norm(y - z)
+                gradient = traced.slope(loss**2 if self.norm == "squared" else loss * weight)
+            x0 = x0.detach()
             stats.residuals.append(problem.likelihood.residual(z.detach(), problem.y, count))
             guard.keep(x0)
-            x = self._moved(x, x0, seen, sigma_t, sigma_s, noise)
+            x = self._moved(x, x0, traced.variance_mix, sigma_t, sigma_s, noise)
             x.add_(gradient, alpha=-self.zeta * ((1 + sigma_s**2) * (1 + sigma_t**2)) ** 0.5)
             stats.nfe, stats.backprops, stats.operator_calls = i + 1, i + 1, 2 * (i + 1)
             on_step(Step(i, total, sigma_s, x0))
@@ -108,19 +107,14 @@ class DPS(Method):
         return Result(guard.last, Status.DIVERGED if guard.broken() else Status.OK, stats)
 
     def _moved(
-        self, x: Tensor, x0: Tensor, seen: Prediction, sigma_t: float, sigma_s: float, noise: NoiseSource
+        self, x: Tensor, x0: Tensor, mix: Tensor | None, sigma_t: float, sigma_s: float, noise: NoiseSource
     ) -> Tensor:
         """Return the unconditional step from x at sigma_t to sigma_s."""
         eps = (x - x0) / sigma_t
         z = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.form != "ode" else None
         if self.form != "ancestral":
             return euler(x0, eps, sigma_t, sigma_s, z, is_vp(self.grid))
-        mix = None if seen.variance_mix is None else seen.variance_mix.detach()
         return ancestral(x0, eps, sigma_t, sigma_s, z, mix)
-
-    def _clipped(self, x0: Tensor, prior: Denoiser) -> Tensor:
-        """Return x0 within the prior's value range, inside the graph."""
-        return x0.clamp(*prior.info.value_range) if self.clip and not _is_complex(x0, prior) else x0
 
     def _weight(self, problem: Problem) -> Tensor | float:
         """Return mean(1/|y|) over the measured values, (1 or B,), for the Poisson norm; else 1."""
@@ -130,7 +124,3 @@ class DPS(Method):
         support = problem.operator.support
         held = torch.ones_like(inverse) if support is None else (support != 0).to(inverse.dtype).expand_as(inverse)
         return (inverse * held).flatten(1).sum(1) / held.flatten(1).sum(1)
-
-
-def _is_complex(x0: Tensor, prior: Denoiser) -> bool:
-    return x0.is_complex() or prior.info.complex_channels

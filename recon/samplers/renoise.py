@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
+
+from recon.likelihoods import per_item_norm
 
 BETA_D, BETA_MIN = 19.9, 0.1
 
@@ -75,6 +78,24 @@ def euler(x0: Tensor, eps: Tensor, sigma_t: float, sigma_s: float, z: Tensor | N
     drift = (h if z is not None else h / 2) * (1 + sigma_t**2) / sigma_t
     kept = grow * (1 + h / 2)
     return _combine(x0 * kept, eps, kept * sigma_t - grow * drift, math.sqrt(h * (1 + sigma_s**2)), z)
+
+
+def reverse_diffusion(x0: Tensor, eps: Tensor, sigma_t: float, sigma_s: float, z: Tensor | None) -> Tensor:
+    """Return the VE predictor x + (sigma_t^2 - sigma_s^2) score + sqrt(sigma_t^2 - sigma_s^2) z, score = -eps/sigma_t.
+
+    Used by MCG. Source: Song et al. 2021 (score SDE), algorithm 2; departure: no noise in a step to sigma_s = 0.
+    """
+    return _combine(x0, eps, sigma_s**2 / sigma_t, math.sqrt(sigma_t**2 - sigma_s**2) if sigma_s > 0 else 0.0, z)
+
+
+def langevin_corrector(x0: Tensor, eps: Tensor, sigma_t: float, snr: float, z: Tensor) -> Tensor:
+    """Return x + e score + sqrt(2 e) z at level sigma_t, with e = 2 (snr ||z||/||score||)^2 and score = -eps/sigma_t.
+
+    Used by MCG. Source: Song et al. 2021 (score SDE), algorithm 4; departure: norms are per sample.
+    """
+    ratio = snr * sigma_t * per_item_norm(z) / per_item_norm(eps).clamp_min(torch.finfo(eps.dtype).tiny)
+    step = 2 * ratio.reshape(-1, *(1,) * (eps.ndim - 1)) ** 2
+    return x0 + (sigma_t - step / sigma_t) * eps + (2 * step).sqrt() * z
 
 
 def _combine(x0: Tensor, eps: Tensor, keep: float, up: float, z: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sampler_doubles import generator, relative
 
-from recon.samplers.renoise import ancestral, ddim_a, ddim_b, euler
+from recon.samplers.renoise import ancestral, ddim_a, ddim_b, euler, langevin_corrector, reverse_diffusion
 from recon.schedules import sigma_from_alpha_bar, vp_alpha_bars
 
 AB = vp_alpha_bars()
@@ -63,3 +63,20 @@ def test_unscaled_ode_step_is_the_euler_step_of_edm():
     x0, eps, _ = (torch.randn(1, 1, 4, 4, generator=generator(k), dtype=torch.float64) for k in range(3))
     x, t, s = x0 + 2.0 * eps, 2.0, 1.5
     assert relative(euler(x0, eps, t, s, None, vp_scaled=False), x + (s - t) * (x - x0) / t) < 1e-14
+
+
+def test_predictor_and_corrector_are_those_of_score_sde():
+    x0, eps, z = (torch.randn(2, 1, 5, 5, generator=generator(k), dtype=torch.float64) for k in range(3))
+    t, s, snr = 2.0, 1.5, 0.16
+    x, score = x0 + t * eps, -eps / t
+    predicted = x + (t**2 - s**2) * score + math.sqrt(t**2 - s**2) * z
+    assert relative(reverse_diffusion(x0, eps, t, s, z), predicted) < 1e-14
+    assert torch.equal(reverse_diffusion(x0, eps, t, 0.0, z), x0)
+    corrected = langevin_corrector(x0, eps, t, snr, z)
+    for k in range(2):
+        step = 2 * (snr * z[k].norm() / score[k].norm()) ** 2
+        assert relative(corrected[k], x[k] + step * score[k] + torch.sqrt(2 * step) * z[k]) < 1e-13
+    still = langevin_corrector(x0, 0 * eps, t, snr, 0 * z)
+    assert torch.equal(still, x0)
+    pairs = torch.randn(1, 1, 3, 3, generator=generator(0), dtype=torch.complex64)
+    assert langevin_corrector(pairs, pairs, t, snr, pairs).dtype == torch.complex64

@@ -1,0 +1,152 @@
+"""Every sampler with every operator: it runs, or `check_pairing` refuses it and says why.
+
+New methods and operators are covered as soon as they are registered, at tiny settings: every whole number above 4 in a
+method's settings becomes 4, every one in an operator's is left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sampler_doubles import Saturating, generator
+from torch import Tensor
+
+from recon.data import Problem
+from recon.errors import ConfigError
+from recon.likelihoods import Gaussian
+from recon.operators.base import LinearOperator, Operator
+from recon.operators.catalog import OPERATORS
+from recon.operators.registry import build, draw
+from recon.priors.gaussian import GaussianPrior, power_law_spectrum
+from recon.runs.methods import SAMPLERS, make_method, method_class, missing_needs
+from recon.runs.plan import check_pairing
+from recon.samplers.base import Method, SeededNoise, Status
+
+FEW = 4
+RNG = np.random.default_rng(0)
+MAPS = (RNG.standard_normal((2, 8, 8)) + 1j * RNG.standard_normal((2, 8, 8))).astype(np.complex64)
+MASK = (RNG.random((8, 8)) < 0.6).astype(np.uint8)
+# operators that need more than their kind, and variants that offer other things
+VARIANTS: dict[str, list[tuple[str, dict[str, Any], tuple[int, ...], dict[str, np.ndarray]]]] = {
+    "downsample": [("bicubic", {"factor": 2}, (1, 8, 8), {}), ("box", {"factor": 2, "filter": "box"}, (1, 8, 8), {})],
+    "blur": [
+        ("circular", {"size": 3, "boundary": "circular"}, (1, 8, 8), {}),
+        ("separable", {"size": 3}, (1, 8, 8), {}),
+        ("motion", {"size": 3, "kernel": "motion"}, (1, 8, 8), {}),
+    ],
+    "colour-mix": [("luma", {"mix": "luma"}, (3, 8, 8), {})],
+    "mri": [
+        ("real", {"mask": "given"}, (1, 8, 8), {"mask": MASK}),
+        ("complex", {"mask": "given", "complex_image": True}, (1, 8, 8), {"mask": MASK}),
+        ("coils", {"mask": "given", "maps": "given", "complex_image": True}, (1, 8, 8), {"mask": MASK, "maps": MAPS}),
+        ("coils, real", {"mask": "given", "maps": "given"}, (1, 8, 8), {"mask": MASK, "maps": MAPS}),
+    ],
+    "ct": [("few views", {"angles": 6}, (1, 8, 8), {})],
+    "matrix": [("dense", {}, (1, 8, 8), {"matrix": RNG.standard_normal((20, 64)) / 8})],
+}
+# what a black box asks of methods that otherwise take a gradient: (method, case) -> settings
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("daps", "black box"): {"inner": "metropolis"},
+    ("pnpdm", "black box"): {"inner": "metropolis"},
+}
+
+
+class BlackBox(Operator):
+    """y = tanh(M x) that only says its values."""
+
+    differentiable = False
+
+    def __init__(self, base: Operator) -> None:
+        self.base, self.in_shape, self.out_shape = base, base.in_shape, base.out_shape
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.base.forward(x.detach()).detach()
+
+
+def smooth() -> Operator:
+    return Saturating(torch.randn(20, 64, generator=generator(0)) / 8, (1, 8, 8))
+
+
+def registered(kind: str, params: dict[str, Any], shape: tuple[int, ...], given: dict[str, np.ndarray]) -> Operator:
+    return build(draw(kind, params, shape, 0, given))
+
+
+CASES: dict[str, tuple[str, Any]] = {
+    "non-linear": ("custom", smooth),
+    "black box": ("custom", lambda: BlackBox(smooth())),
+}
+for kind in OPERATORS:
+    for label, *rest in VARIANTS.get(kind, [("defaults", {}, (1, 8, 8), {})]):
+        CASES[f"{kind}, {label}"] = (kind, lambda kind=kind, rest=rest: registered(kind, *rest))
+
+
+def small(name: str, case: str) -> Method:
+    """Return the method with few steps of everything."""
+    chosen = {
+        field.name: FEW
+        for field in fields(method_class(name))  # type: ignore[arg-type]
+        if type(field.default) is int and field.default > FEW
+    }
+    return make_method(name, chosen | SETTINGS.get((name, case), {}))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_pairing_runs_or_is_refused(name, case):
+    kind, make = CASES[case]
+    operator, method = make(), small(name, case)
+    missing = missing_needs(type(method), operator)
+    if missing:
+        with pytest.raises(ConfigError, match=f"'{name}' needs {', '.join(missing)}, which operator '{kind}'"):
+            check_pairing(name, method, operator, kind)
+        return
+    check_pairing(name, method, operator, kind)
+    shape = operator.in_shape
+    prior = GaussianPrior(power_law_spectrum(shape, 2.0, 0.4))
+    truth = prior.sample(1, generator(1), operator.in_dtype)
+    y = operator.forward(truth)
+    y = y + 0.05 * torch.randn(y.shape, dtype=y.dtype, generator=generator(2))
+    if operator.support is not None:
+        y = y * operator.support
+    steps: list[int] = []
+    result = method.sample(
+        prior,
+        Problem(operator, y, Gaussian(0.05)),
+        None,
+        SeededNoise(0, range(4)),
+        (4, *shape),
+        lambda step: steps.append(step.index),
+    )
+    assert result.samples.shape == (4, *shape)
+    assert result.samples.dtype == operator.in_dtype
+    assert bool(
+        torch.isfinite(torch.view_as_real(result.samples) if result.samples.is_complex() else result.samples).all()
+    )
+    assert result.status is Status.OK
+    assert steps and len(steps) <= 64, "the settings of this test do not shorten this method"
+    assert result.stats.nfe > 0
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_runs_with_some_operator(name):
+    operators = [make() for _, make in CASES.values()]
+    runs = sum(not missing_needs(method_class(name), operator) for operator in operators)
+    assert runs >= 5
+
+
+def test_the_cases_differ_in_what_they_offer():
+    """Each need is both met and missed by some operator of the matrix, so that refusals are tried."""
+
+    class Asks:
+        def __init__(self, need: str) -> None:
+            self.needs = frozenset({need})
+
+    operators = [make() for _, make in CASES.values()]
+    assert {type(op).__name__ for op in operators if isinstance(op, LinearOperator)} >= {"CartesianMRI", "ParallelCT"}
+    for need in ("gradient", "linear", "adjoint", "pinv", "svd"):
+        missed = [bool(missing_needs(Asks(need), op)) for op in operators]  # type: ignore[arg-type]
+        assert any(missed) and not all(missed), need
