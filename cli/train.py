@@ -26,6 +26,12 @@ def train(
     ema: Annotated[int, typer.Option("--ema", metavar="I", help="Which average to write, from 0.")] = 0,
     dtype: Annotated[str, typer.Option("--dtype", metavar="TYPE", help="float16 or float32.")] = "float16",
     report: Annotated[bool, typer.Option("--report", help="Print the held-out denoising report.")] = False,
+    card: Annotated[
+        Path | None, typer.Option("--card", metavar="FILE.md", help="Write the model card; its own sections are kept.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", metavar="DIR", help="Where the card's pictures go, if not beside it.")
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -38,12 +44,23 @@ def train(
 
     from recon.errors import UsageError
     from recon.io.atomic import check_writable
-    from recon.runs.training import TrainRequest, export_prior, read_train_config, report_on_test, run_training
+    from recon.runs.model_card import CardRequest, check_card, write_card
+    from recon.runs.training import (
+        TrainRequest,
+        export_prior,
+        losses_on_test,
+        read_train_config,
+        report_on_test,
+        run_training,
+    )
 
     if dtype not in ("float16", "float32"):
         raise UsageError(f"--dtype {dtype} is not float16 or float32")
     check_writable([output], force)
     settings = read_train_config(config)
+    wanted = CardRequest(card, card.parent if pictures is None else pictures) if card is not None else None
+    if wanted is not None:
+        check_card(wanted, settings.name, force)
     if steps is not None:
         settings = settings.model_copy(update={"steps": steps})
     request = TrainRequest(settings, data, state / settings.name, minutes * 60 if minutes is not None else None, resume)
@@ -57,13 +74,26 @@ def train(
 
     run_training(request, log)
     provenance = export_prior(request, output, ema, getattr(torch, dtype), force)
-    rows = report_on_test(request, ema, (0.05, 0.1, 0.2, 0.5, 1.0)) if report else []
+    evaluated = report or wanted is not None
+    rows = report_on_test(request, ema) if evaluated else []
+    losses = losses_on_test(request) if evaluated else []
     facts = {"status": "ok", "step": provenance["step"], "crops": provenance["crops"], "hours": provenance["hours"]}
     facts["outputs"] = {"weights": str(output)}
+    if wanted is not None:
+        command = f"recon train {config} OUT.safetensors --data DIR --resume --minutes 0 --ema {ema} --report"
+        write_card(request, wanted, ema, rows, losses, command, force)
+        facts["outputs"] |= {"card": str(wanted.card), "samples": str(wanted.sheet(settings.name))}
     if json:
-        print_json({**facts, "report": [vars(row) | {"gain": row.gain} for row in rows]})
+        sweep = dict(zip(map(str, settings.ema), losses, strict=False))
+        print_json({**facts, "report": [vars(row) | {"gain": row.gain} for row in rows], "held_out_loss": sweep})
         return
-    if rows:
-        table = [(r.image, r.sigma, *(f"{v:.2f}" for v in (r.noisy, r.tv_oracle, r.prior, r.gain))) for r in rows]
-        print_table(["image", "sigma", "noisy dB", "TV (oracle) dB", "prior dB", "gain dB"], table)
+    if report:
+        names = list(rows[0].baselines)
+        table = [
+            (r.image, r.sigma, *(f"{v:.2f}" for v in (r.noisy, r.tv_oracle, *r.baselines.values(), r.prior, r.gain)))
+            for r in rows
+        ]
+        extra = [f"{name} (oracle) dB" for name in names]
+        print_table(["image", "sigma", "noisy dB", "TV (oracle) dB", *extra, "prior dB", "gain dB"], table)
+        print_table(["average", "held-out loss"], [(e, f"{v:.4f}") for e, v in zip(settings.ema, losses, strict=True)])
     print_facts(facts)

@@ -10,24 +10,29 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 
-from recon.data import Volume
-from recon.errors import ConfigError, InputError, ResourceError
+from recon.errors import ConfigError, ResourceError
 from recon.io.atomic import check_writable
-from recon.io.registry import read_volume
 from recon.priors.base import PriorInfo
 from recon.priors.catalog import file_sha256
 from recon.priors.edm import EDMDenoiser
 from recon.priors.networks.unet import UNet
 from recon.priors.store import save_prior
-from recon.training.config import TrainConfig, VolumeSource
-from recon.training.intensity import foreground_quantile
+from recon.training.config import TrainConfig
 from recon.training.loop import TrainState, load_state, new_state, save_state, train, unet_config
-from recon.training.report import DenoisingRow, denoising_report
-from recon.training.slices import SliceVolume, prepare_volume, random_crop
+from recon.training.report import (
+    SIGMAS,
+    DenoisingRow,
+    Oracle,
+    denoising_report,
+    held_out_loss,
+    non_local_means,
+    spread,
+)
+from recon.training.sources import crop_source, data_path, held_out_images, training_fields
+from recon.training.spectra import linear_oracle, stationary_gaussian
 
 
 @dataclass(frozen=True)
@@ -80,14 +85,13 @@ def run_training(request: TrainRequest, on_log: Callable[[dict[str, float]], Non
     there = (folder / "state.safetensors").is_file()
     if there and not request.resume:
         raise ConfigError(f"a training is already in {folder}", "go on with --resume, or choose another folder")
-    volumes = [_volume(request.data, source) for source in config.data.volumes]
+    crop = crop_source(config, request.data)
     state = load_state(folder, config) if there else new_state(config)
-
-    def crop(rng: np.random.Generator) -> np.ndarray:
-        return random_crop(volumes, config.crop, rng)[None]
-
+    last = state.step if there else None
     for saved in train(config, state, crop, config.steps, request.max_seconds, on_log):
-        save_state(folder, config, saved)
+        if saved.step != last:
+            save_state(folder, config, saved)
+            last = saved.step
     return state
 
 
@@ -95,8 +99,7 @@ def export_prior(request: TrainRequest, output: Path, ema: int, dtype: torch.dty
     """Write one EMA of a training as a weight file with its provenance; return the provenance."""
     check_writable([output], force)
     config, state = request.config, load_state(request.folder, request.config)
-    if not 0 <= ema < len(state.emas):
-        raise ConfigError(f"the training keeps {len(state.emas)} averages (ema), got index {ema}")
+    weights = _average(state, ema)
     provenance = {
         "training": config.model_dump(mode="json"),
         "ema": config.ema[ema],
@@ -104,25 +107,55 @@ def export_prior(request: TrainRequest, output: Path, ema: int, dtype: torch.dty
         "crops": state.step * config.batch,
         "hours": round(state.seconds / 3600, 2),
         "data": [
-            {"source": v.source, "licence": v.licence, "sha256": file_sha256(_data_path(request.data, v))}
-            for v in config.data.volumes
+            {"source": f.source, "licence": f.licence, "sha256": file_sha256(data_path(request.data, f))}
+            | ({"credit": f.credit} if f.credit else {})
+            for f in config.data.files
         ],
-        "scaling": "u = 2 v / q - 1, q = 99.5 % quantile of the foreground (above a tenth of the 99.9 % quantile)",
+        "scaling": config.data.scaling,
     }
-    save_prior(output, state.emas[ema], unet_config(config), config.sigma_data, _info(config, provenance), dtype)
+    save_prior(output, weights, unet_config(config), config.sigma_data, _info(config, provenance), dtype)
     return provenance
 
 
-def report_on_test(request: TrainRequest, ema: int, sigmas: tuple[float, ...]) -> list[DenoisingRow]:
-    """Return the held-out denoising report of one EMA on the configuration's test volumes."""
+def trained_denoiser(request: TrainRequest, ema: int) -> EDMDenoiser:
+    """Return one EMA of a training as a denoiser, in float32. Raises ConfigError where there is no such average."""
+    return _denoiser(request.config, _average(load_state(request.folder, request.config), ema))
+
+
+def report_on_test(request: TrainRequest, ema: int, sigmas: tuple[float, ...] = SIGMAS) -> list[DenoisingRow]:
+    """Return the held-out denoising report of one EMA on the configuration's test images (at most 32 of them)."""
+    images = spread(held_out_images(request.config, request.data), 32)
+    return denoising_report(
+        trained_denoiser(request, ema), images, sigmas, request.config.seed, _baselines(request.config, request.data)
+    )
+
+
+def _baselines(config: TrainConfig, folder: Path) -> dict[str, Oracle]:
+    """Return what a report compares with beside total variation."""
+    if config.data.kind == "images":
+        return {"nl_means": non_local_means}
+    if config.data.kind == "vorticity":
+        return {"gaussian": linear_oracle(stationary_gaussian(training_fields(config, folder), config.value_range))}
+    return {}
+
+
+def losses_on_test(request: TrainRequest) -> list[float]:
+    """Return the held-out loss of every EMA, in the configuration's order."""
     config, state = request.config, load_state(request.folder, request.config)
+    images = held_out_images(config, request.data)
+    return [held_out_loss(_denoiser(config, weights), images, config) for weights in state.emas]
+
+
+def _average(state: TrainState, ema: int) -> dict[str, torch.Tensor]:
+    if not 0 <= ema < len(state.emas):
+        raise ConfigError(f"the training keeps {len(state.emas)} averages (ema), got index {ema}")
+    return state.emas[ema]
+
+
+def _denoiser(config: TrainConfig, weights: dict[str, torch.Tensor]) -> EDMDenoiser:
     network = UNet(unet_config(config))
-    network.load_state_dict(state.emas[ema])
-    denoiser = EDMDenoiser(network, _info(config, {}), config.sigma_data)
-    images = [image for source in config.data.test for image in _test_slices(_read(request.data, source))]
-    if not images:
-        raise ConfigError("the training configuration names no test data", "add [[data.test]]")
-    return denoising_report(denoiser, images, sigmas, config.seed)
+    network.load_state_dict(weights)
+    return EDMDenoiser(network, _info(config, {}), config.sigma_data)
 
 
 def _info(config: TrainConfig, provenance: dict[str, Any]) -> PriorInfo:
@@ -135,30 +168,3 @@ def _info(config: TrainConfig, provenance: dict[str, Any]) -> PriorInfo:
         value_range=config.value_range,
         provenance=provenance,
     )
-
-
-def _data_path(folder: Path, source: VolumeSource) -> Path:
-    path = folder / source.path
-    if not path.is_file():
-        raise ResourceError(f"training data {source.path} is not in {folder}", f"fetch it: {source.source}")
-    if source.sha256 is not None and file_sha256(path) != source.sha256:
-        raise InputError(f"{source.path} is not the file of the configuration: its SHA-256 differs")
-    return path
-
-
-def _read(folder: Path, source: VolumeSource) -> Volume:
-    return read_volume(_data_path(folder, source))
-
-
-def _volume(folder: Path, source: VolumeSource) -> SliceVolume:
-    volume = _read(folder, source)
-    spacing = volume.geometry.spacing or (1.0, 1.0, 1.0)
-    return prepare_volume(volume.array, (spacing[0], spacing[1], spacing[2]), source.weight)
-
-
-def _test_slices(volume: Volume) -> list[np.ndarray]:
-    """Return three slices of a test volume (axis 2 at 0.45 and 0.55, axis 0 at 0.45) in [-1, 1]-like units."""
-    q = foreground_quantile(volume.array)
-    scaled = 2 * np.clip(volume.array.astype(np.float32) / q, 0, 1.2) - 1
-    n0, _, n2 = scaled.shape
-    return [scaled[:, :, int(0.45 * n2)], scaled[:, :, int(0.55 * n2)], scaled[int(0.45 * n0)]]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,8 +26,7 @@ from recon.priors.base import per_item
 from recon.priors.edm import preconditioned
 from recon.priors.networks.unet import UNet, UNetConfig
 from recon.training.config import TrainConfig
-
-CropSource = Callable[[np.random.Generator], np.ndarray]
+from recon.training.sources import CropSource
 
 
 @dataclass
@@ -150,6 +150,17 @@ def save_state(folder: Path, config: TrainConfig, state: TrainState) -> None:
     os.replace(temporary, folder / "state.safetensors")
 
 
+def _differences(config: TrainConfig, stored: dict[str, Any]) -> list[str]:
+    """Return the keys in which a stored configuration differs; what it does not have counts as the default."""
+    ours = config.model_dump(mode="json")
+    try:
+        theirs = TrainConfig.model_validate(stored).model_dump(mode="json")
+    except ValidationError as err:
+        return sorted({str(part["loc"][0]) for part in err.errors()})
+    free = ("steps", "checkpoint_seconds", "log_every")
+    return [k for k in ours if k not in free and ours[k] != theirs[k]]
+
+
 def load_state(folder: Path, config: TrainConfig) -> TrainState:
     """Read a state written by `save_state`.
 
@@ -161,9 +172,7 @@ def load_state(folder: Path, config: TrainConfig) -> TrainState:
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     meta = json.loads(header["meta"])
-    ours, theirs = config.model_dump(mode="json"), meta["config"]
-    free = ("steps", "checkpoint_seconds", "log_every")
-    changed = [k for k in ours if k not in free and ours[k] != theirs.get(k)]
+    changed = _differences(config, meta["config"])
     if changed:
         raise ConfigError(
             f"the training in {folder.name} was started with another {', '.join(changed)}",

@@ -62,7 +62,7 @@ def compose(rows: Sequence[Row], heading: str = "") -> np.ndarray:
     page = Image.new("RGB", (right, total), PAPER)
     draw = ImageDraw.Draw(page)
     if heading:
-        _text(draw, heading, (right // 2, MARGIN + TITLE // 2), right - 2 * MARGIN, TITLE + 4, INK)
+        draw_text(draw, heading, (right // 2, MARGIN + TITLE // 2), right - 2 * MARGIN, TITLE + 4, INK)
     for row in rows:
         start = top + (TITLE + GAP // 2 if any(row.titles) else 0)
         for index, panel in enumerate(row.panels):
@@ -71,9 +71,9 @@ def compose(rows: Sequence[Row], heading: str = "") -> np.ndarray:
             if panel is not None:
                 page.paste(_resized(panel, height, width, row.smooth), (x, start))
             if index < len(row.titles):
-                _text(draw, row.titles[index], (centre, start - TITLE // 2 - 4), width, TITLE, INK)
+                draw_text(draw, row.titles[index], (centre, start - TITLE // 2 - 4), width, TITLE, INK)
             if index < len(row.captions):
-                _text(draw, row.captions[index], (centre, start + height + CAPTION // 2 + 5), width, CAPTION, FAINT)
+                draw_text(draw, row.captions[index], (centre, start + height + CAPTION // 2 + 5), width, CAPTION, FAINT)
         for index, scale in enumerate(row.scales):
             x = left + len(row.panels) * (width + GAP) + index * BAR_ROOM
             _bar(page, draw, scale, (x, start), height)
@@ -115,7 +115,7 @@ def _resized(panel: np.ndarray, height: int, width: int, smooth: bool) -> Image:
     return Image.fromarray(np.ascontiguousarray(panel)).resize((width, height), method)
 
 
-def _text(
+def draw_text(
     draw: ImageDraw, text: str, centre: tuple[float, float], room: float, size: float, colour: tuple[int, int, int]
 ) -> None:
     """Draw a line of text about a centre, smaller or cut short where it is wider than `room`."""
@@ -143,7 +143,7 @@ def _bar(page: Image, draw: ImageDraw, scale: Scale, corner: tuple[int, int], he
     for value, place in ((scale.high, y + 7), (middle, y + height / 2), (scale.low, y + height - 7)):
         draw.text((x + BAR + 6, place), number(value), fill=INK, font=font, anchor="lm")
     if scale.label:
-        _text(draw, scale.label, (x + BAR_ROOM / 2 - 6, y - 10), BAR_ROOM - 4, CAPTION - 2, FAINT)
+        draw_text(draw, scale.label, (x + BAR_ROOM / 2 - 6, y - 10), BAR_ROOM - 4, CAPTION - 2, FAINT)
 
 
 def _upright(page: Image, text: str, corner: tuple[int, int], height: int) -> None:
@@ -151,7 +151,7 @@ def _upright(page: Image, text: str, corner: tuple[int, int], height: int) -> No
     from PIL import Image, ImageDraw
 
     strip = Image.new("RGB", (height, LABEL_ROOM - 6), PAPER)
-    _text(ImageDraw.Draw(strip), text, (height / 2, (LABEL_ROOM - 6) / 2), height, CAPTION + 2, INK)
+    draw_text(ImageDraw.Draw(strip), text, (height / 2, (LABEL_ROOM - 6) / 2), height, CAPTION + 2, INK)
     page.paste(strip.rotate(90, expand=True), corner)
 
 

@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from recon.errors import ConfigError, ReconError, ResourceError
 from recon.priors.store import load_prior
@@ -91,6 +93,40 @@ def test_a_state_of_another_configuration_is_refused(tmp_path):
     assert load_state(tmp_path, config(steps=99)).step == 0
 
 
+def edited(folder: Path, change) -> None:
+    """Rewrite the stored configuration of a state."""
+    path = folder / "state.safetensors"
+    with safe_open(path, framework="pt") as file:
+        header = dict(file.metadata())
+    meta = json.loads(header["meta"])
+    change(meta["config"])
+    save_file(load_file(path), path, metadata=header | {"meta": json.dumps(meta)})
+
+
+def test_a_state_without_later_fields_is_loaded_while_they_have_their_defaults(tmp_path):
+    settings = config()
+    save_state(tmp_path, settings, new_state(settings))
+
+    def forget(stored: dict) -> None:
+        del stored["network"]["attention"], stored["data"]["volumes"][0]["credit"], stored["data"]["kind"]
+
+    edited(tmp_path, forget)
+    assert load_state(tmp_path, settings).step == 0
+    entry = TINY["data"]["volumes"][0] | {"credit": "somebody"}
+    with pytest.raises(ConfigError, match="another data"):
+        load_state(tmp_path, config(data={"volumes": [entry]}))
+    with pytest.raises(ConfigError, match="another network"):
+        load_state(tmp_path, config(network=TINY["network"] | {"attention": 2}))
+
+
+def test_a_state_with_fields_of_another_version_is_refused(tmp_path):
+    settings = config()
+    save_state(tmp_path, settings, new_state(settings))
+    edited(tmp_path, lambda stored: stored["network"].update(experts=4))
+    with pytest.raises(ConfigError, match="another network"):
+        load_state(tmp_path, settings)
+
+
 def test_global_generator_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -113,7 +149,7 @@ def test_shipped_configurations_are_valid_and_fit_their_priors():
     for name in names:
         settings = read_train_config(name.removesuffix(".toml"))
         assert settings.name == name.removesuffix(".toml")
-        assert all(v.licence and v.source for v in settings.data.volumes)
+        assert all(f.licence and f.source for f in settings.data.files)
         assert tomllib.loads((files("recon.training.configs") / name).read_text())["name"] == settings.name
 
 
