@@ -31,7 +31,7 @@ Exit codes:
   5  output exists (overwrite with --force)
   6  numerical failure
   7  resource missing, or out of memory
-  8  threshold of --fail-if met
+  8  threshold of --fail-if met, or a bar of audit --strict missed
   9  batch partly failed
   130, 141, 143  interrupted, output pipe closed, terminated
 """
@@ -54,6 +54,7 @@ COMMANDS = {
     "config": Entry("config:app", "Show the resolved configuration and the origin of each value."),
     "samples": Entry("samples:app", "List and copy small sample images."),
     "train": Entry("train:train", "Train a prior."),
+    "audit": Entry("audit:audit", "Hold methods against exact posteriors; calibrate."),
     "doctor": Entry("doctor:doctor", "Report on devices, memory, versions and weights."),
 }
 

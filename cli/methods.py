@@ -33,9 +33,10 @@ def list_methods(as_json: Json = False) -> None:
 def show_method(
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_method)], as_json: Json = False
 ) -> None:
-    """Show a method's settings, needs, presets and citation."""
+    """Show a method's settings, needs, presets, citation, and what the published audit found."""
+    from recon.audit.published import audit_facts
     from recon.config.presets import list_presets
-    from recon.runs.methods import METHODS, method_class
+    from recon.runs.methods import METHODS, SAMPLERS, method_class
 
     cls = method_class(name)
     used = [preset.name for preset in list_presets() if preset.method == name]
@@ -48,6 +49,8 @@ def show_method(
         "presets": used,
         "citation": cls.citation,
     }
+    if name in SAMPLERS:
+        facts |= audit_facts(name)
     found = settings(cls)
     if as_json:
         print_json({**facts, "settings": found, "documentation": summary(cls)})

@@ -50,6 +50,10 @@ def run(
     truth: Truth = None,
     protocol: Protocol = None,
     axes: Axes = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="Factor for the std, from recon audit --calibrate."),
+    ] = None,
     dry_run: DryRun = False,
     sidecar: Annotated[bool, typer.Option(help="Write OUTPUT.json with everything needed to repeat the run.")] = True,
     force: Force = False,
@@ -63,11 +67,14 @@ def run(
     """
     from recon.config.resolve import resolve
     from recon.errors import UsageError
+    from recon.runs.calibrate import read_calibration
     from recon.runs.reconstruct import RunRequest, plan_request, reconstruct
 
     if output == "-" and json:
         raise UsageError("--json and an image cannot both go to standard output", "write the image to a file")
+    fitted = read_calibration(calibration) if calibration is not None else None
     flags = {
+        "run.std_factor": fitted.factor if fitted is not None else None,
         "run.samples": samples,
         "run.seed": seed,
         "run.device": device,
@@ -75,6 +82,8 @@ def run(
         "metrics.protocol": protocol,
     }
     resolved = resolve(preset, method=method, config_file=config, sets=set_ or (), flags=flags)
+    for line in fitted.conflicts(resolved.config) if fitted is not None else ():
+        note(line, quiet)
     request = RunRequest(
         source=read_source(source),
         output=None if output == "-" else Path(output),

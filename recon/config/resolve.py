@@ -22,7 +22,7 @@ from recon.config.sources import environment_layer, sets_layer, user_layer
 from recon.errors import ConfigError
 
 # what a flag is called on the command line where it is not its key
-FLAGS = {"prior.name": "--prior", "metrics.protocol": "--protocol"}
+FLAGS = {"prior.name": "--prior", "metrics.protocol": "--protocol", "run.std_factor": "--calibration"}
 
 
 @dataclass(frozen=True)

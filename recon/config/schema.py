@@ -74,13 +74,17 @@ class ScalingSection(_Section):
 
 
 class RunSection(_Section):
-    """How to run: number of samples, seed, device, threads (0: all cores), samples per chunk (0: chosen)."""
+    """How to run: number of samples, seed, device, threads (0: all cores), samples per chunk (0: chosen).
+
+    std_factor: what the standard deviation is multiplied by, from `recon audit --calibrate`.
+    """
 
     samples: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     threads: int = Field(default=0, ge=0)
     chunk: int = Field(default=0, ge=0)
+    std_factor: float = Field(default=1.0, gt=0)
 
 
 class MetricsSection(_Section):

@@ -117,7 +117,7 @@ def reconstruct(request: RunRequest, on_plan: Callable[[Plan], None], on_progres
     kinds = {"image": names.image, "std": names.std, "samples": names.samples}
     outputs = {k: p.name for k, p in kinds.items() if p is not None}
     with all_or_nothing(names):
-        std = outcome.std if plan.samples > 1 else None
+        std = request.config.run.std_factor * outcome.std if plan.samples > 1 else None
         write_images(names, mean, std, outcome.samples, geometry, request.force)
         if request.sidecar:
             sources = _sources(request, folder)
