@@ -4,8 +4,7 @@
     python benchmarks/publish_audit.py --method dds     one method alone, beside the rows of the others
     python benchmarks/publish_audit.py --draw           the page and pictures alone, from the recorded rows
 
-Rows are kept by method, settings, case, samples and seed: delete docs/audit/audit.json, or a method's rows with
---again, after a change to its code.
+Rows are kept by method, settings, case, samples and seed; after a change to a method's code, use --again.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from recon.audit.published import condensed
 from recon.audit.report import markdown
 from recon.audit.rows import Row
 from recon.audit.settings import CURVE
-from recon.runs.audit import AuditRequest, plan_audit, run_audit
+from recon.runs.audit import AuditRequest, blank, plan_audit, run_audit
 from recon.runs.audit_files import JSON_NAME, PAGE_NAME, finish_report, open_report, page_facts, save_rows
 from recon.runs.methods import SAMPLERS
 
@@ -51,7 +50,11 @@ def main() -> None:
 def _run(known: list[Row], methods: list[str], cases: list[str]) -> list[Row]:
     """Return the known rows with those of the full audit of the methods in their place, saved one by one."""
     request = AuditRequest(methods, cases, full=True, curves=not cases)
-    total, started = len(plan_audit(request)), time.monotonic()
+    planned = [blank(trial, request) for trial in plan_audit(request)]
+    total, started = len(planned), time.monotonic()
+    # rows at settings that a file or a preset no longer has
+    keys, places = {str(row.key) for row in planned}, {(row.method, row.kind, row.case) for row in planned}
+    known = [row for row in known if str(row.key) in keys or (row.method, row.kind, row.case) not in places]
     rows = {str(row.key): row for row in known}
     for number, row in enumerate(run_audit(request, known), start=1):
         rows[str(row.key)] = row

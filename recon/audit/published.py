@@ -36,8 +36,9 @@ def condensed(row: Mapping[str, Any]) -> dict[str, Any]:
 def audit_facts(method: str, rows: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Return {"audit": one line, "warnings": lines} of a method, from `rows` or the published ones.
 
-    A warning names the cases at preset settings where the spread collapses below half of the exact one in a band, or
-    exceeds twice of it, where less than half of what the data say is used, and where the method diverges.
+    A warning names the presets (cases, where a method has its defaults) whose spread collapses below half of the exact
+    one in a band, or exceeds twice of it, that use less than half of what the data say, and that diverge; each with its
+    worst case.
     """
     mine = [row for row in (published() if rows is None else rows) if row["method"] == method]
     if not mine:
@@ -45,14 +46,14 @@ def audit_facts(method: str, rows: Sequence[Mapping[str, Any]] | None = None) ->
     line = "; ".join(text for kind in KINDS if (text := _met([row for row in mine if row["kind"] == kind], kind)))
     preset = [row for row in mine if row["kind"] == "preset"]
     measured = [row for row in preset if "std" in row]
-    low = [(row, min(row["std"].values())) for row in measured]
-    high = [(row, max(row["std"].values())) for row in measured]
-    use = [(row, row["data_use"]) for row in measured if row["linear_gaussian"]]
-    diverged = [(row, None) for row in preset if row["status"] == "diverged"]
+    low = [(min(row["std"].values()), row) for row in measured]
+    high = [(-max(row["std"].values()), row) for row in measured]
+    use = [(row["data_use"], row) for row in measured if row["linear_gaussian"]]
+    diverged = [(0.0, row) for row in preset if row["status"] == "diverged"]
     lines = [
-        _warning("collapses its spread", "of the exact one", [(r, v) for r, v in low if v < COLLAPSED]),
-        _warning("spreads too far", "times the exact spread", [(r, v) for r, v in high if v > INFLATED]),
-        _warning("ignores its data", "of what they say is used", [(r, v) for r, v in use if v < UNUSED]),
+        _warning("collapses its spread", "{:.2g} of the exact one", [(v, r) for v, r in low if v < COLLAPSED]),
+        _warning("spreads too far", "{:.2g} times the exact spread", [(v, r) for v, r in high if v < -INFLATED]),
+        _warning("ignores its data", "{:.2g} of what they say is used", [(v, r) for v, r in use if v < UNUSED]),
         _warning("diverges", "", diverged),
     ]
     return {"audit": line, "warnings": [line for line in lines if line]}
@@ -64,10 +65,15 @@ def _met(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
     return f"within the bars on {met} of {len(done)} linear-Gaussian cases at {kind} settings" if done else ""
 
 
-def _warning(what: str, unit: str, found: Sequence[tuple[Mapping[str, Any], float | None]]) -> str:
-    """Return one line that names the cases, with the value of each; "" where there are none."""
-    named = [f"{row['case']} ({value:.2g} {unit})" if value is not None else row["case"] for row, value in found]
-    return f"{what} at preset settings on {', '.join(named)}" if named else ""
+def _warning(what: str, unit: str, found: Sequence[tuple[float, Mapping[str, Any]]]) -> str:
+    """Return one line that names presets with their lowest value and its case, or cases with the value; or ""."""
+    worst: dict[str, str] = {}
+    for value, row in sorted(found, key=lambda entry: entry[0]):
+        kind, _, name = row["source"].partition(" ")
+        is_preset = kind == "preset"
+        facts = [unit.format(abs(value))] * bool(unit) + [row["case"]] * is_preset
+        worst.setdefault(name if is_preset else row["case"], f" ({', '.join(facts)})" if facts else "")
+    return f"{what}: {', '.join(name + facts for name, facts in worst.items())}" if worst else ""
 
 
 def _short(value: float) -> float:

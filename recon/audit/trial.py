@@ -42,11 +42,13 @@ def run_trial(
     problem = case.problem
     shape = problem.operator.in_shape
     batch = max(1, min(MOST_ITEMS, MOST_NUMBERS // math.prod(shape), samples))
+    if method.ensemble:
+        batch = method.members(1)
     count = math.ceil(samples / batch)
     parts, started = [], time.monotonic()
     for index in range(count):
-        # equal batches, so that an ensemble has no small remainder
-        size = samples * (index + 1) // count - samples * index // count
+        # whole ensembles, else batches of about equal size
+        size = batch if method.ensemble else samples * (index + 1) // count - samples * index // count
 
         def report(step: Step, index: int = index) -> None:
             on_share((index + (step.index + 1) / step.count) / count, step.sigma)
@@ -57,7 +59,7 @@ def run_trial(
         stats = result.stats
         if result.status is not Status.OK:
             break
-    rows = real_rows(torch.cat(parts))
+    rows = real_rows(torch.cat(parts))[:samples]
     finite = bool(rows.isfinite().all())
     status = result.status if finite else Status.DIVERGED
     seconds = time.monotonic() - started

@@ -115,7 +115,7 @@ def run_audit(
     finished = {str(row.key): row for row in known if row.status != SKIPPED}
     spent: dict[str, float] = {}
     for number, trial in enumerate(work):
-        row = finished.get(str(_empty(trial, request).key))
+        row = finished.get(str(blank(trial, request).key))
         if row is None:
             started = time.monotonic()
             left = None if request.budget is None else request.budget - spent.get(trial.method, 0.0)
@@ -134,7 +134,7 @@ def audit_one(
     left: seconds that it may take; the trial stops, and the row is skipped, as soon as its speed shows that it takes
     longer. A method that refuses the problem gives a skipped row with its reason.
     """
-    empty = _empty(trial, request)
+    empty = blank(trial, request)
     case = build_case(trial.case)
     missing = missing_needs(method_class(trial.method), case.problem.operator)
     if missing:
@@ -163,7 +163,8 @@ def audit_one(
     return _with(empty, **judged(found), **counts)
 
 
-def _empty(trial: Trialed, request: AuditRequest) -> Row:
+def blank(trial: Trialed, request: AuditRequest) -> Row:
+    """Return the row of one line of work before it is run."""
     info = case_info(trial.case)
     return Row(
         method=trial.method,

@@ -127,11 +127,12 @@ def _facts(config: TrainConfig, state: TrainState, ema: int) -> str:
 def _network(network: NetworkConfig, state: TrainState) -> str:
     millions = sum(p.numel() for p in state.network.parameters()) / 1e6
     attention = f"self-attention with {network.attention} heads at the last" if network.attention else "no attention"
+    edges = "periodic edges" if network.padding == "circular" else "zeros beyond the edges"
     side = network.unshuffle
     stem = f" on {side}x{side} pixel-unshuffled input" if side > 1 else ""
     return (
         f"UNet{stem}, widths {', '.join(map(str, network.channels))}, residual blocks "
-        f"{', '.join(map(str, network.blocks))} a level, {attention}; {millions:.2f} M parameters"
+        f"{', '.join(map(str, network.blocks))} a level, {attention}, {edges}; {millions:.2f} M parameters"
     )
 
 

@@ -52,6 +52,7 @@ class DDNM(Method):
         without an SVD, is taken as it is.
     """
 
+    cfg_plus_plus: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"linear", "pinv"})
     citation: ClassVar[str] = (
         "@inproceedings{wang2023ddnm, title={Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model}, "
@@ -109,8 +110,8 @@ class DDNM(Method):
             if s < t and fresh is not None:
                 x = x0.add(fresh, alpha=sigmas[s])
                 continue
-            x0 = prior(x, levels[t]).x0
-            eps = (x - x0).div_(sigmas[t])
+            seen = prior(x, levels[t])
+            x0, eps = seen.x0, seen.eps(x, sigmas[t])
             z = operator.forward(x0)
             stats.residuals.append(problem.likelihood.residual(z, y, count))
             if data is not None:

@@ -48,6 +48,7 @@ class DDRM(Method):
     cutoff: singular values below this share of the largest count as unmeasured; 0 keeps all.
     """
 
+    cfg_plus_plus: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"linear", "svd"})
     citation: ClassVar[str] = (
         "@inproceedings{kawar2022ddrm, title={Denoising Diffusion Restoration Models}, author={Kawar, Bahjat and Elad, "
@@ -92,11 +93,12 @@ class DDRM(Method):
         levels, guard, stats, count = levels_like(sigmas, x), FiniteGuard(x), Stats(), operator.measured()
         total = len(sigmas) - 1
         for i, (sigma_t, sigma_s) in enumerate(pairwise(sigmas)):
-            x0 = prior(x, levels[i]).x0
+            seen = prior(x, levels[i])
+            x0 = seen.x0
             stats.residuals.append(problem.likelihood.residual(operator.forward(x0), problem.y, count))
             guard.keep(x0)
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 else None
-            x = data.step(x0, (x - x0).div_(sigma_t), fresh, sigma_s, self.eta, self.eta_b)
+            x = data.step(x0, seen.eps(x, sigma_t), fresh, sigma_s, self.eta, self.eta_b)
             stats.nfe = stats.operator_calls = i + 1
             on_step(Step(i, total, sigma_s, x0))
             if guard.diverged(i):

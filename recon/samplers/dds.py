@@ -52,6 +52,7 @@ class DDS(Method):
         authors' form for single-coil MRI; "auto" is "cg-noiseless" for exact data (sigma = 0), else "cg".
     """
 
+    cfg_plus_plus: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"linear", "adjoint"})
     citation: ClassVar[str] = (
         "@inproceedings{chung2024dds, title={Decomposed Diffusion Sampler for Accelerating Large-Scale Inverse "
@@ -95,10 +96,9 @@ class DDS(Method):
         x = first_state(self.grid, sigmas[0], problem, x_init, noise, shape)
         levels, guard, stats, count = levels_like(sigmas, x), FiniteGuard(x), Stats(), operator.measured()
         calls = 2 if correction == "projection" else 2 * (1 + self.cg_iterations)
-        total = len(sigmas) - 1
         for i, (sigma_t, sigma_s) in enumerate(pairwise(sigmas)):
-            x0 = prior(x, levels[i]).x0
-            eps = (x - x0).div_(sigma_t)
+            seen = prior(x, levels[i])
+            x0, eps = seen.x0, seen.eps(x, sigma_t)
             z = operator.forward(x0)
             stats.residuals.append(problem.likelihood.residual(z, y, count))
             gamma = self._gamma(problem, z, count, sigma_t)
@@ -107,7 +107,7 @@ class DDS(Method):
             x = ddim_b(x0, eps, sigma_t, sigma_s, self.eta, fresh)
             stats.nfe, stats.operator_calls = i + 1, calls * (i + 1)
             guard.keep(x0)
-            on_step(Step(i, total, sigma_s, x0))
+            on_step(Step(i, len(sigmas) - 1, sigma_s, x0))
             if guard.diverged(i):
                 break
         return Result(guard.last, Status.DIVERGED if guard.broken() else Status.OK, stats)

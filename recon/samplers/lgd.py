@@ -7,8 +7,9 @@
     step  Euler(-Maruyama), in VP coordinates on VP grids (see renoise.py)         ab = 1/(1 + sigma^2)
 
 "log-mean-exp" is the paper's LGD-MC, an estimate of grad log p(y | x) under p(x0 | x) ~ N(x0hat, r^2 I): with zeta = 1
-and n to infinity the posterior for a prior N(0, I). In many dimensions one image holds all of the weight. "norm" is the
-code of InverseBench: the mean of the gradients of the squared residuals, over twice the root of the residuals' sum.
+and n to infinity the posterior for a prior N(0, I). In many dimensions one image holds all of the weight, and its
+misfit is r against sigma_y: data of little noise need a small zeta, or the run diverges. "norm" is InverseBench's code:
+the mean of the gradients of the squared residuals, over twice the root of the residuals' sum.
 
 Source: Song et al. 2023 (LGD); Zheng et al. 2025 (InverseBench). Departures: norms and sums are per sample; the last
 step goes to sigma = 0 (InverseBench: 0.01).
@@ -42,7 +43,7 @@ class LGD(Method):
     """Loss-guided diffusion with Monte-Carlo samples.
 
     steps: noise levels.  grid: name in `recon.schedules.GRIDS`.  draws: n, Monte-Carlo images per sample and step.
-    form: "norm" or "log-mean-exp", see the top of the file.
+    form: "norm" of all misfits (InverseBench), or "log-mean-exp" of the likelihoods (the paper).
     zeta: weight of the guidance; None is 3e-3 (InverseBench) for "norm" and 1 for "log-mean-exp".
     stochastic_steps: Euler-Maruyama steps of the reverse diffusion; False takes the probability-flow ODE.
     """

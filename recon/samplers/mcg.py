@@ -6,12 +6,6 @@
     alpha_ts, k   on VP grids alpha sqrt((1 + sigma_s^2)(1 + sigma_t^2)), and sqrt((1 + sigma_s^2)/(1 + sigma_t^2)) for
           "now", as the code has them in VP coordinates (it pastes data of time t into x_{t-1}); else alpha and 1
 
-The authors' settings; any linear operator goes with each form:
-    inpainting  the defaults
-    colour      form "corrector-predictor", steps 2000, grid "ve", alpha 0.1, clip false
-    CT          form "predictor-corrector" (the predictor unguided), steps 2000, grid "ve", alpha 0.1, noised "none",
-                norm "image", inverse "kaczmarz", relax (1, 0.6), share = views/180, clip false
-
 Source: Chung et al. 2022, and the authors' code. Departures: norms are per sample; colour's gradient is taken off in
 image space and its misfit is of y (the code: mixes it once more; of y_t); CT's restriction to unmeasured views is
 I - share A^+ A with filtered backprojection A^+, the code's where that of all 180 views inverts them; known pixels end
@@ -36,7 +30,7 @@ from recon.priors.base import Denoiser
 from recon.samplers.base import Method, NoiseSource, OnStep, Result, Stats, Status, Step, ignore_step
 from recon.samplers.gradient import measured_data, require_linear, trace, within_range
 from recon.samplers.guard import FiniteGuard
-from recon.samplers.projection import Inverse, measured_subspace
+from recon.samplers.projection import measured_subspace
 from recon.samplers.renoise import ancestral, langevin_corrector, reverse_diffusion
 from recon.samplers.start import first_state, is_vp, levels_like
 
@@ -44,12 +38,16 @@ from recon.samplers.start import first_state, is_vp, levels_like
 @final
 @dataclass(frozen=True)
 class MCG(Method):
-    """Manifold constrained gradient; the top of the file gives the authors' settings.
+    """Manifold constrained gradient. The authors' settings, though any linear operator goes with each form:
 
-    norm: of the misfit ("data") or of B times it ("image").  inverse, iterations: B, see `measured_subspace`; where the
-    fit is by "kaczmarz", gradient and norm use the pseudo-inverse.  noised: noise of the fitted data.
-    relax: of the fit, first and last, linear in between.  share: of B A that the gradient loses.
-    snr: of the Langevin corrector.  clip: clamp x0hat to the prior's value range; complex images are never clamped.
+    inpainting  the defaults
+    colour      form "corrector-predictor", steps 2000, grid "ve", alpha 0.1, clip false
+    CT          form "predictor-corrector" (the predictor unguided), steps 2000, grid "ve", alpha 0.1, noised "none",
+                norm "image", inverse "kaczmarz", relax (1, 0.6), share = views/180, clip false
+    alpha: weight of the gradient of the misfit's norm ("data"), or of the norm of B times it ("image").
+    inverse: B: "auto" by SVD or `iterations` of CG, "pinv" the operator's own, "cg", or "kaczmarz" (then the gradient
+    uses "pinv").  noised: fit data noised to the level left, the level reached, or not.  relax: of the fit, first and
+    last.  share: of B A that the gradient loses.  snr: of the Langevin corrector.  clip: clamp x0hat of real images.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"linear", "adjoint", "gradient"})
@@ -64,7 +62,7 @@ class MCG(Method):
     grid: str = "vp"
     alpha: float = 1.0
     norm: Literal["data", "image"] = "data"
-    inverse: Inverse = "auto"
+    inverse: Literal["auto", "pinv", "cg", "kaczmarz"] = "auto"
     iterations: int = 10
     noised: Literal["now", "next", "none"] = "now"
     relax: tuple[float, float] = (1.0, 1.0)

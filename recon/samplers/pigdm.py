@@ -12,8 +12,8 @@ and J_vp^T = J^T/sqrt(ab_t); InverseBench steps in sigma-space and adds J^T d. A
 limit for many steps is not the posterior; "score" is, for a prior N(0, I), where the covariance r^2 I is the true one.
 
 Source: Song, Vahdat, Mardani, Kautz 2023, algorithm 1; the RED-diff code (noise-free, DDIM-A, `project` to inpaint);
-InverseBench (noisy, grid "log", rule "ddim-b", eta 0.2). Departures: A^+ is general, by SVD
-or CG; Poisson data get their variance at x0hat; a run starts at noise, not at A^+ y noised.
+InverseBench (noisy, grid "log", rule "ddim-b", eta 0.2). Departures: A^+ is general, by SVD or CG; Poisson data get
+their variance at x0hat; a run starts at noise, not at A^+ y noised.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class PiGDM(Method):
     """Pseudo-inverse guided diffusion model.
 
     steps: noise levels.  grid: name in `recon.schedules.GRIDS`.  eta: share of fresh noise, 0 to 1.
-    rule: of renoising.  guidance: "added" or "score", see the top of the file.  weight: of the guidance.
+    rule: of renoising, DDIM-A or DDIM-B.  weight: of the guidance.
+    guidance: "added" to the state of each step (published), or "score": within the denoised image, as a score.
     form: "noisy", "noise-free" (data taken as exact), or "auto": by the likelihood.
     project: the RED-diff code's inpainting: x0hat + A^+ (y - A x0hat), and J^T d kept out of the measured part.
     iterations: of CG, where neither the operator's SVD nor its closed forms do.

@@ -28,6 +28,8 @@ from recon.priors.networks.unet import UNet, UNetConfig
 from recon.training.config import TrainConfig
 from recon.training.sources import CropSource
 
+PAUSE = 60.0  # seconds: a longer step is a stopped process, not work
+
 
 @dataclass
 class TrainState:
@@ -72,10 +74,11 @@ def train(
     """
     start, last_save, last_log = time.monotonic(), time.monotonic(), time.monotonic()
     losses: list[float] = []
-    before = state.seconds
+    last_step = start
     while state.step < until and (max_seconds is None or time.monotonic() - start < max_seconds):
         losses.append(_step(config, state, crop))
-        state.seconds = before + time.monotonic() - start
+        state.seconds += min(time.monotonic() - last_step, PAUSE)
+        last_step = time.monotonic()
         if state.step % config.log_every == 0:
             now = time.monotonic()
             row = {

@@ -225,7 +225,7 @@ def test_pictures_are_left_out_where_there_is_nothing_to_draw():
 
 def _published(std, use=1.0, **changes):
     row = {
-        "method": "x", "kind": "preset", "source": "", "case": "gaussian-sr4-32", "status": "done",
+        "method": "x", "kind": "preset", "source": "defaults", "case": "gaussian-sr4-32", "status": "done",
         "linear_gaussian": True, "within": False, "mean": 0.0, "std": std, "data_use": use,
     }  # fmt: skip
     return {**row, **changes}
@@ -237,12 +237,20 @@ def test_warnings_follow_from_recorded_numbers():
 
     assert lines(_published({"a": 0.9, "b": 1.2})) == []
     (line,) = lines(_published({"a": 0.9, "b": 0.03}), _published({"a": 1.0}, case="mixture-2"))
-    assert line == "collapses its spread at preset settings on gaussian-sr4-32 (0.03 of the exact one)"
+    assert line == "collapses its spread: gaussian-sr4-32 (0.03 of the exact one)"
+    named = [
+        _published({"a": std}, source="preset sr4-x", case=f"gaussian-sr4-{size}")
+        for std, size in ((0.2, 32), (0.1, 64))
+    ]
+    (line,) = lines(*named)
+    assert line == "collapses its spread: sr4-x (0.1 of the exact one, gaussian-sr4-64)"
+    wide = [_published({"a": std}, source="preset sr4-x") for std in (2.5, 4.0)]
+    assert lines(*wide) == ["spreads too far: sr4-x (4 times the exact spread, gaussian-sr4-32)"]
     assert "spreads too far" in lines(_published({"a": 2.5}))[0]
     assert "ignores its data" in lines(_published({"a": 1.0}, use=0.2))[0]
     assert lines(_published({"a": 1.0}, use=0.2, linear_gaussian=False)) == []
     diverged = {k: v for k, v in _published({}).items() if k not in ("mean", "std", "data_use")}
-    assert "diverges" in lines({**diverged, "status": DIVERGED})[0]
+    assert lines({**diverged, "status": DIVERGED}) == ["diverges: gaussian-sr4-32"]
     assert lines(_published({"a": 0.1}, kind="tuned")) == []
     facts = audit_facts(
         "x", [_published({"a": 1.0}, within=True), _published({"a": 1.0}), _published({"a": 1.0}, kind="tuned")]
