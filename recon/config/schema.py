@@ -40,9 +40,24 @@ class NoiseSection(_Section):
 
 
 class PriorSection(_Section):
-    """Diffusion prior: the name of a shipped one, or a weight file."""
+    """Diffusion prior: the name of a shipped one, or a weight file; and how it sees the images.
+
+    tile: side of tiles in pixels, for large images and for priors of one size; 0 for the whole image.
+    overlap: of neighbouring tiles, in pixels.
+    label: class of a class-conditional prior.  null_label: the class that stands for none, where it always takes one.
+    guidance: weight w of the class, D_0 + w (D_c - D_0); none for the class alone, at half the work.
+    guidance_mode: "cfg", or "cfg++" (w at most 1; steps add the unconditional noise again).
+    split: let a prior of one real channel see every channel, or real and imaginary part, as an image of its own.
+    """
 
     name: str
+    tile: int = Field(default=0, ge=0)
+    overlap: int = Field(default=32, ge=0)
+    label: int | None = Field(default=None, ge=0)
+    null_label: int | None = Field(default=None, ge=0)
+    guidance: float | None = Field(default=None, gt=0)
+    guidance_mode: Literal["cfg", "cfg++"] = "cfg"
+    split: bool = False
 
 
 class MethodSection(_Section):

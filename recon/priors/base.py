@@ -30,6 +30,13 @@ class Prediction:
     variance_mix: Tensor | None = None
     x0_uncond: Tensor | None = None
 
+    def eps(self, x: Tensor, sigma: float) -> Tensor:
+        """Return the noise (x - x0)/sigma that a step adds again, of the unconditional mean where there is one.
+
+        x: what was denoised, at noise level sigma. Source: Chung et al. 2025 (CFG++), algorithm 2, for the latter.
+        """
+        return (x - (self.x0 if self.x0_uncond is None else self.x0_uncond)).div_(sigma)
+
 
 @dataclass(frozen=True)
 class PriorInfo:

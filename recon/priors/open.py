@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from recon.errors import ConfigError, ResourceError
 from recon.priors.base import Denoiser
 from recon.priors.catalog import SUFFIX, folder_files, weights_sha256
+from recon.priors.preconditioning import KINDS, Flow
 from recon.priors.published.families import family, identify
 from recon.priors.published.reader import read_checkpoint
 from recon.priors.published.weights import check_shapes
@@ -20,6 +21,11 @@ from recon.priors.store import FORMAT, load_prior, read_metadata
 
 # what a user may state of a prior, beside its network's architecture and its denoiser's settings
 _STATED = ("name", "sizes", "sigma_min", "sigma_max", "value_range", "complex_channels")
+# what "prediction=flow" stands for, by the network: how such files were published by torchcfm and rectified flow
+_FLOWS: dict[str, dict[str, Any]] = {
+    "ADM": {"scale": 1.0, "to_data": True},
+    "NCSNpp": {"scale": 999.0, "to_data": True, "centred": True, "value_range": (-1.0, 1.0)},
+}
 # what a family may raise for tensors that are not what their names say
 _MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 
@@ -76,7 +82,9 @@ def describe_file(path: Path) -> dict[str, Any]:
 def with_changes(prior: Denoiser, changes: dict[str, Any]) -> Denoiser:
     """Return a prior with fields of its network's architecture, its declaration or its denoiser's settings replaced.
 
-    This is how a user states what a checkpoint's shapes cannot: attention heads, value range, sizes.
+    This is how a user states what a checkpoint's shapes cannot: attention heads, value range, sizes; `kind`, with the
+    settings of that kind (see `preconditioning.py`); or `prediction` = "flow", for flow matching as it was published
+    with networks of this kind.
     Raises ConfigError for a name that none of them has, and where the weights do not fit any more.
     """
     network = getattr(prior, "network", None)
@@ -84,12 +92,19 @@ def with_changes(prior: Denoiser, changes: dict[str, Any]) -> Denoiser:
     if not isinstance(network, nn.Module) or not isinstance(settings, dict):
         raise ConfigError(f"prior '{prior.info.name}' has nothing that can be changed")
     config: Any = network.config
-    known = {"network": asdict(config), "info": {key: asdict(prior.info)[key] for key in _STATED}, "settings": settings}
+    if changes.get("prediction") == Flow.kind:
+        stated = {key: value for key, value in changes.items() if key != "prediction"}
+        changes = {"kind": Flow.kind, **_FLOWS.get(type(network).__name__, {}), **stated}
+    kind = changes.get("kind", settings.get("kind"))
+    # another kind of denoiser has settings of its own
+    other = kind != settings.get("kind")
+    own = ["kind", *(field.name for field in fields(KINDS[kind]))] if other and kind in KINDS else list(settings)
+    known = {"network": list(asdict(config)), "info": list(_STATED), "settings": own}
     parts: dict[str, dict[str, Any]] = {part: {} for part in known}
     for key, value in changes.items():
         part = next((part for part in known if key in known[part]), None)
         if part is None:
-            names = ", ".join(name for fields in known.values() for name in fields)
+            names = ", ".join(name for entries in known.values() for name in entries)
             raise ConfigError(f"prior '{prior.info.name}' has no setting '{key}'", f"it has: {names}")
         parts[part][key] = value
     stated = {"set": changes} if changes else {}
@@ -100,8 +115,7 @@ def with_changes(prior: Denoiser, changes: dict[str, Any]) -> Denoiser:
         expected = {key: tuple(value.shape) for key, value in changed.state_dict().items()}
         check_shapes(expected, network.state_dict(), prior.info.name)
         changed.load_state_dict(network.state_dict(), assign=True)
-        # another kind of denoiser has settings of its own
-        kept = settings if parts["settings"].get("kind", settings.get("kind")) == settings.get("kind") else {}
+        kept = {} if other else settings
         made: Denoiser = type(prior)(changed, info, **{**kept, **parts["settings"]})  # type: ignore[call-arg]
     except _MISFITS as err:
         raise ConfigError(f"prior '{prior.info.name}' cannot be changed so: {_first_line(err)}") from err

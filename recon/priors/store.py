@@ -32,6 +32,8 @@ NETWORKS: dict[str, tuple[str, str, str]] = {
     "dhariwal": ("recon.priors.networks.dhariwal", "DhariwalUNet", "DhariwalConfig"),
     "ncsnpp": ("recon.priors.networks.ncsnpp", "NCSNpp", "NCSNppConfig"),
     "diffusers": ("recon.priors.networks.diffusers_unet", "DiffusersUNet", "DiffusersConfig"),
+    "ffdnet": ("recon.priors.networks.ffdnet", "FFDNet", "FFDNetConfig"),
+    "drunet": ("recon.priors.networks.drunet", "DRUNet", "DRUNetConfig"),
 }
 # name -> (module, class); a denoiser is made of a network, a PriorInfo and its `settings`
 DENOISERS: dict[str, tuple[str, str]] = {
@@ -139,9 +141,9 @@ def _tuples(value: Any) -> Any:
 
 
 def _check_size(shape: dict[str, Any], tensors: int) -> None:
-    """Raise ValueError for an architecture of more levels or blocks than the file has tensors, before it is built."""
+    """Raise ValueError for an architecture of more levels, blocks or layers than the file has tensors."""
     lists = [len(value) for value in shape.values() if isinstance(value, tuple)]
     blocks = shape.get("blocks", 1)
     total = sum(blocks) if isinstance(blocks, tuple) else blocks * max(lists, default=1)
-    if max([total, *lists]) > tensors:
-        raise ValueError(f"an architecture of {total} blocks, but {tensors} tensors")
+    if max([total, shape.get("layers", 0), *lists]) > tensors:
+        raise ValueError(f"an architecture of more blocks or layers than {tensors} tensors")

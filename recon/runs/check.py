@@ -23,8 +23,9 @@ from recon.priors.base import Denoiser
 from recon.priors.catalog import prior_path
 from recon.priors.open import open_prior
 from recon.runs.device import choose_device
+from recon.runs.fit_prior import fit_prior
 from recon.runs.methods import make_method
-from recon.runs.plan import check_pairing, check_prior, make_plan
+from recon.runs.plan import check_pairing, make_plan
 from recon.samplers.base import Method
 
 # images that a preset is checked on when no input is given
@@ -61,10 +62,10 @@ def check(config: Config, source: Path | None) -> tuple[list[Finding], dict[str,
     )
     attempt("metric protocol", lambda: (find_protocol(config.metrics.protocol), config.metrics.protocol))
     device = attempt("device", lambda: (d := choose_device(config.run.device), str(d)))
-    prior = None
+    opened = prior = None
     if method is not None and method.uses_prior:
-        prior = attempt("prior", lambda: (open_prior(prior_path(config.prior.name)), config.prior.name))
-    operator = attempt("operator", lambda: _operator(config, source, prior))
+        opened = attempt("prior", lambda: (open_prior(prior_path(config.prior.name)), config.prior.name))
+    operator = attempt("operator", lambda: _operator(config, source, opened))
     items = 1
     if source is not None:
         measurement = attempt("input", lambda: _measurement(source))
@@ -74,19 +75,20 @@ def check(config: Config, source: Path | None) -> tuple[list[Finding], dict[str,
             items = int(plan.input.measurement.y.shape[0]) if plan is not None else 1
     if operator is not None and method is not None:
         attempt("method fits operator", lambda: _pairing(config, method, operator))
-    if operator is not None and prior is not None:
-        attempt("prior fits operator", lambda: _fits(prior, operator))
+    if operator is not None and opened is not None and method is not None and device is not None:
+        prior = attempt("prior fits operator", lambda: _fits(config, opened, operator, method, device))
     if isinstance(operator, LinearOperator):
         attempt("adjoint", lambda: _adjoint(operator))
     complete = all(f.ok for f in findings) and operator is not None and method is not None and device is not None
     if not complete:
         return findings, {}
-    return findings, _estimate(config, method.network_calls, operator, prior, device, items)
+    members = method.members(config.run.samples)
+    return findings, _estimate(members, method.network_calls, operator, prior, device, items)
 
 
 def _operator(config: Config, source: Path | None, prior: Denoiser | None) -> tuple[Operator, str]:
     """Build the preset's operator on a default size, so that it can be checked without an input."""
-    channels = prior.info.channels if prior is not None else 1
+    channels = prior.info.channels if prior is not None and not prior.info.complex_channels else 1
     spec = draw(config.operator.kind, config.operator.params, (channels, DEFAULT_SIDE, DEFAULT_SIDE), config.run.seed)
     operator = build(spec)
     return operator, f"{tuple(operator.in_shape)} -> {tuple(operator.out_shape)}"
@@ -97,9 +99,11 @@ def _pairing(config: Config, method: Method, operator: Operator) -> tuple[None, 
     return None, f"{config.method.name} on {config.operator.kind}"
 
 
-def _fits(prior: Denoiser, operator: Operator) -> tuple[None, str]:
-    check_prior(prior, operator)
-    return None, f"{tuple(operator.in_shape)}"
+def _fits(
+    config: Config, prior: Denoiser, operator: Operator, method: Method, device: torch.device
+) -> tuple[Denoiser, str]:
+    fitted, lines = fit_prior(prior, config.prior, operator, method, device)
+    return fitted, "; ".join([f"{tuple(operator.in_shape)}", *lines])
 
 
 def _measurement(source: Path) -> tuple[Measurement, str]:
@@ -123,19 +127,19 @@ def _adjoint(operator: LinearOperator) -> tuple[None, str]:
 
 
 def _estimate(
-    config: Config, calls: int, operator: Operator, prior: Denoiser | None, device: torch.device, items: int
+    members: int, calls: int, operator: Operator, prior: Denoiser | None, device: torch.device, items: int
 ) -> dict[str, Any]:
     """Time one network call at the image's size, and extrapolate; memory is this process's plus the samples."""
-    evaluations = calls * config.run.samples * items
+    evaluations = calls * members * items
     seconds = 0.0
     if prior is not None and evaluations:
         moved = prior.to(device)
-        x = torch.zeros(1, *operator.in_shape, device=device)
+        x = torch.zeros(1, *operator.in_shape, device=device, dtype=operator.in_dtype)
         with torch.inference_mode():
             moved(x, 1.0)
             start = time.perf_counter()
-            float(moved(x, 1.0).x0.sum())
+            float(moved(x, 1.0).x0.abs().sum())
         seconds = evaluations * (time.perf_counter() - start)
-    size = torch.Size(operator.in_shape).numel() * 4 * config.run.samples * items
+    size = torch.Size(operator.in_shape).numel() * 4 * members * items
     memory = (psutil.Process().memory_info().rss + 4 * size) / 2**20
     return {"network_evaluations": evaluations, "network_seconds": round(seconds, 1), "memory_mb": round(memory)}

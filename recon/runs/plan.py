@@ -15,6 +15,7 @@ from recon.priors.base import Denoiser
 from recon.priors.catalog import prior_path
 from recon.priors.open import open_prior
 from recon.runs.device import choose_chunk, choose_device, choose_threads
+from recon.runs.fit_prior import fit_prior
 from recon.runs.methods import make_method, missing_needs
 from recon.runs.problem import unit_norm
 from recon.runs.resolve_input import ResolvedInput, resolve_input
@@ -47,6 +48,11 @@ class Plan:
         return self.prior.info.value_range if self.prior is not None else CLASSICAL_RANGE
 
     @property
+    def members(self) -> int:
+        """How many samples are drawn of each item: an ensemble may need more than it returns."""
+        return self.method.members(self.samples)
+
+    @property
     def operator(self) -> Operator:
         """The forward operator, in image units."""
         return self.input.operator
@@ -64,7 +70,8 @@ class Plan:
             "window": vars(self.window),
             "operator_norm": self.norm,
             "samples": self.samples,
-            "network_evaluations": self.method.network_calls * self.samples * int(y.shape[0]),
+            "members": self.members,
+            "network_evaluations": self.method.network_calls * self.members * int(y.shape[0]),
             "device": str(self.device),
             "threads": self.threads,
             "chunk": self.chunk,
@@ -83,9 +90,10 @@ def make_plan(config: Config, measurement: Measurement, operator_file: OperatorS
     resolved = resolve_input(measurement, config, operator_file)
     check_pairing(config.method.name, method, resolved.operator, resolved.spec.kind)
     prior = open_prior(prior_path(config.prior.name)) if method.uses_prior else None
-    if prior is not None:
-        check_prior(prior, resolved.operator)
     notices = list(resolved.notices)
+    if prior is not None:
+        prior, lines = fit_prior(prior, config.prior, resolved.operator, method, device)
+        notices += lines
     samples = config.run.samples
     if samples > 1 and not method.stochastic:
         notices.append(f"method '{config.method.name}' is deterministic: one sample instead of {samples}")
@@ -94,7 +102,9 @@ def make_plan(config: Config, measurement: Measurement, operator_file: OperatorS
         config.scaling, resolved.measurement.geometry, resolved.operator, torch.from_numpy(resolved.measurement.y)
     )
     norm = unit_norm(resolved.operator) if config.scaling.unit_norm else None
-    chunk = choose_chunk(config.run.chunk, samples, device)
+    members = method.members(samples)
+    # the members of an ensemble see each other: it comes whole, and batches its own network calls
+    chunk = members if method.ensemble else choose_chunk(config.run.chunk, members, device)
     return Plan(config, resolved, method, prior, window, norm, device, threads, chunk, samples, notices)
 
 
@@ -106,13 +116,3 @@ def check_pairing(name: str, method: Method, operator: Operator, kind: str) -> N
             f"method '{name}' needs {', '.join(missing)}, which operator '{kind}' does not offer",
             "choose another method (recon methods list)",
         )
-
-
-def check_prior(prior: Denoiser, operator: Operator) -> None:
-    """Raise ConfigError if the prior cannot denoise the operator's images."""
-    if operator.in_dtype.is_complex and not prior.info.complex_channels:
-        raise ConfigError(
-            f"prior '{prior.info.name}' is for real images, but the operator's images are complex",
-            "set operator.complex_image = false if the image is real, or use a classical method (--method tv)",
-        )
-    prior.check_shape(tuple(operator.in_shape))

@@ -17,10 +17,13 @@ With x0 = D(x, t), eps at level t, and the next level s < t:
     churn        noise up to t' = (1 + g) t, g = min(churn/steps, sqrt 2 - 1), then Heun from t' to s
 
 A step to sigma = 0 adds no noise and returns D.
+CFG++ (a prior that gives D_0 beside the guided D): "euler" and "ancestral" with eps = (x - D_0)/sigma; "dpm++2m" with
+(s/t) (D - D_0) more, x0' then being D_0 of the step before. The others refuse such priors.
 Given the state at a level, "ancestral", "sde" (order 1) and "dpm++2m-sde" (order 2) draw the image's posterior as steps
 shrink; "churn" and "pc" keep only the marginals; the ODE's endpoint is one point.
 Sources: Karras et al. 2022, algorithms 1 and 2; Lu et al. 2022, DPM-Solver++ algorithm 2 and its appendix on SDEs; Song
-et al. 2021, algorithms 2 to 4. Departure: the corrector's norms are per sample (the code: means over the batch).
+et al. 2021, algorithms 2 to 4; Chung et al. 2025 (CFG++) and the authors' code. Departure: the corrector's norms are
+per sample (the code: means over the batch).
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from torch import Tensor
 
 from recon.errors import ConfigError
 from recon.likelihoods import per_item_norm
-from recon.priors.base import Denoiser
+from recon.priors.base import Denoiser, Prediction
 from recon.samplers.base import NoiseSource, OnStep, Step, ignore_step
 from recon.samplers.renoise import ddim_a
 from recon.samplers.renoise import euler as sde_step
@@ -71,9 +74,16 @@ class Walk:
     options: Options
     cond: Tensor | None = None
 
+    def see(self, x: Tensor, level: Tensor) -> Prediction:
+        """Return the prediction at x and this level."""
+        return self.prior(x, level, self.cond)
+
     def denoise(self, x: Tensor, level: Tensor) -> Tensor:
-        """Return D(x, level)."""
-        return self.prior(x, level, self.cond).x0
+        """Return D(x, level), for integrators that know no CFG++."""
+        seen = self.see(x, level)
+        if seen.x0_uncond is not None:
+            raise ConfigError("this integrator has no CFG++ form", "use euler, dpm++2m or ancestral, or guidance 'cfg'")
+        return seen.x0
 
     def normal(self, x: Tensor) -> Tensor:
         """Return noise like x."""
@@ -87,9 +97,9 @@ Path = Iterator[tuple[Tensor, Tensor]]  # after each step: the state, and the x0
 
 def _euler(walk: Walk, x: Tensor) -> Path:
     for i, (t, s) in enumerate(pairwise(walk.sigmas)):
-        x0 = walk.denoise(x, walk.levels[i])
-        x = x + (x - x0) * ((s - t) / t)
-        yield x, x0
+        seen = walk.see(x, walk.levels[i])
+        x = seen.x0 + seen.eps(x, t) * s
+        yield x, seen.x0
 
 
 def _heun(walk: Walk, x: Tensor) -> Path:
@@ -111,8 +121,10 @@ def _heun_step(walk: Walk, x: Tensor, x0: Tensor, t: float, s: float, target: in
 def _dpm_2m(walk: Walk, x: Tensor) -> Path:
     guess = _Extrapolation()
     for i, (t, s) in enumerate(pairwise(walk.sigmas)):
-        x0 = walk.denoise(x, walk.levels[i])
-        x = x * (s / t) + guess.take(x0, t, s) * (1 - s / t)
+        seen = walk.see(x, walk.levels[i])
+        x0, uncond = seen.x0, seen.x0_uncond
+        x = x * (s / t) + guess.take(x0, t, s, uncond) * (1 - s / t)
+        x = x if uncond is None else x.add(x0 - uncond, alpha=s / t)
         yield x, x0
 
 
@@ -134,21 +146,24 @@ class _Extrapolation:
         self.before: Tensor | None = None
         self.step_before = 0.0
 
-    def take(self, x0: Tensor, t: float, s: float) -> Tensor:
-        """Return x0 + h/(2 h') (x0 - x0') for the step from t to s; x0 in the first step and where s = 0."""
+    def take(self, x0: Tensor, t: float, s: float, kept: Tensor | None = None) -> Tensor:
+        """Return x0 + h/(2 h') (x0 - x0') for the step from t to s; x0 in the first step and where s = 0.
+
+        kept: what becomes x0' of the next step, in place of x0.
+        """
         if s == 0:
             return x0
         step, before = math.log(t / s), self.before
         guess = x0 if before is None else x0 + (x0 - before) * (step / (2 * self.step_before))
-        self.before, self.step_before = x0, step
+        self.before, self.step_before = x0 if kept is None else kept, step
         return guess
 
 
 def _ancestral(walk: Walk, x: Tensor) -> Path:
     for i, (t, s) in enumerate(pairwise(walk.sigmas)):
-        x0 = walk.denoise(x, walk.levels[i])
-        x = ddim_a(x0, (x - x0) / t, t, s, 1.0, walk.normal(x) if s > 0 else None)
-        yield x, x0
+        seen = walk.see(x, walk.levels[i])
+        x = ddim_a(seen.x0, seen.eps(x, t), t, s, 1.0, walk.normal(x) if s > 0 else None)
+        yield x, seen.x0
 
 
 def _sde(walk: Walk, x: Tensor) -> Path:

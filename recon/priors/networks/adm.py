@@ -71,7 +71,10 @@ class ADM(nn.Module):
     """F(x, c, labels): (B, C, Y, X), (B,), (B, labels) -> (B, out_channels, Y, X).
 
     Y and X divide by `config.multiple`.  c: time index, 0 to 999.  labels: weights of the classes, one-hot for one.
+    needs_class: whether a network with classes cannot do without one.
     """
+
+    needs_class = True
 
     def __init__(self, config: ADMConfig) -> None:
         super().__init__()

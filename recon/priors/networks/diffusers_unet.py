@@ -65,7 +65,12 @@ class DiffusersConfig:
 
 @final
 class DiffusersUNet(nn.Module):
-    """F(x, c, labels): (B, C, Y, X), (B,), (B, labels) -> (B, out_channels, Y, X)."""
+    """F(x, c, labels): (B, C, Y, X), (B,), (B, labels) -> (B, out_channels, Y, X).
+
+    needs_class: whether a network with classes cannot do without one.
+    """
+
+    needs_class = True
 
     def __init__(self, config: DiffusersConfig) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 """NCSN++: the score network of score_sde checkpoints (variance exploding, continuous noise levels).
 
-score(x, sigma) = h(2 x - 1, log sigma) / sigma for x in [0, 1]: Gaussian Fourier features of log sigma, two linear
-layers, BigGAN residual blocks with FIR resampling (1, 3, 3, 1), each sum divided by sqrt(2). The encoder may take a
-downsampled image at each level, the decoder may sum images of each level.
+score(x, sigma) = h(2 x - 1, log sigma) / sigma for x in [0, 1], h(x, log sigma) / sigma where images are centred:
+Gaussian Fourier features of log sigma, two linear layers, BigGAN residual blocks with FIR resampling (1, 3, 3, 1), each
+sum divided by sqrt(2). The encoder may take a downsampled image at each level, the
+decoder may sum images of each level.
 Source: Song et al. 2021 (score SDE), appendix H. The modules lie in one list, `all_modules.{i}`, in the order of use,
 as in the checkpoints. Departure: attention belongs to levels, not to sides, so that other image sizes work.
 """
@@ -29,6 +30,7 @@ class NCSNppConfig:
     channels: of the image.  width: base width.  multipliers: width of each level.  blocks: residual blocks a level.
     attention: levels (0 is the full size) that have self-attention; the middle always has.
     image_in: "none" | "input_skip" | "residual".  image_out: "none" | "output_skip".
+    centred: whether F takes images as they are, in [-1, 1], and not from [0, 1] to there itself.
     """
 
     channels: int = 3
@@ -38,6 +40,7 @@ class NCSNppConfig:
     attention: tuple[int, ...] = (4,)
     image_in: str = "input_skip"
     image_out: str = "output_skip"
+    centred: bool = False
 
     @property
     def multiple(self) -> int:
@@ -132,7 +135,7 @@ class StridedConv(nn.Module):
 
 
 class NCSNpp(nn.Module):
-    """score(x, sigma): (B, C, Y, X) in [0, 1], (B,) -> (B, C, Y, X)."""
+    """score(x, sigma): (B, C, Y, X), (B,) -> (B, C, Y, X)."""
 
     kernel: Tensor
 
@@ -147,7 +150,7 @@ class NCSNpp(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         fourier, dense0, dense1, conv = (self.all_modules[i] for i in range(4))
         emb = dense1(F.silu(dense0(fourier(sigma.log()))))
-        image = 2 * x - 1
+        image = x if self.config.centred else 2 * x - 1
         h = conv(image)
         skips: list[Tensor] = []
         out: Tensor | None = None

@@ -1,10 +1,11 @@
-"""Guided-diffusion (ADM) checkpoints: plain state dicts, InverseBench's VPPrecond(ADM), DeepInverse's DiffUNet.
+"""Guided-diffusion (ADM) checkpoints: plain state dicts, and those of InverseBench, DeepInverse and torchcfm.
 
 The files hold tensors alone. The architecture is inferred from their names and shapes (`adm_shapes.py`); what no shape
 says is taken from the authors' configurations: attention heads of 64 channels, the legacy order of qkv, linear betas.
 A plain state dict has the discrete VP table of 1000 levels; names that start with `model.` are those of InverseBench,
-whose time is continuous. Value range [-1, 1]; two channels are real and imaginary parts, with 0 at 0 and magnitude 1
-at 1; the CT network of DDS works in the units of its images, [0, 1].
+whose time is continuous; a file with `net_model` and `ema_model` is torchcfm's: flow matching. Value range [-1, 1];
+two channels are real and imaginary parts, with 0 at 0 and magnitude 1 at 1; the CT network of DDS works in the units of
+its images, [0, 1].
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from recon.errors import ConfigError
 from recon.priors.base import PriorInfo
 from recon.priors.networks.adm import ADM, ADMConfig
-from recon.priors.preconditioning import VP, PreconditionedDenoiser, VPTable
+from recon.priors.preconditioning import VP, Flow, PreconditionedDenoiser, VPTable
 from recon.priors.published.adm_shapes import infer_adm
 from recon.priors.published.states import State, find_state
 from recon.priors.published.weights import filled
@@ -33,6 +34,7 @@ MARKS = (
 # buffers of DeepInverse's wrapper, beside the network
 TABLES = ("sqrt_alphas_cumprod", "sqrt_1m_alphas_cumprod")
 INVERSEBENCH = "model."
+TORCHCFM = ("net_model", "ema_model")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class _Found:
 
     tensors: dict[str, Tensor]
     config: ADMConfig
-    vp: VP | VPTable
+    levels: VP | VPTable | Flow
     value_range: tuple[float, float]
     known_as: str
 
@@ -65,7 +67,7 @@ def load(content: Any, name: str) -> PreconditionedDenoiser:
     found = _find(content, name)
     config = found.config
     network = filled(lambda: ADM(config), found.tensors, name)
-    sigma_min, sigma_max = found.vp.range
+    sigma_min, sigma_max = found.levels.range
     info = PriorInfo(
         name,
         config.in_channels,
@@ -76,15 +78,17 @@ def load(content: Any, name: str) -> PreconditionedDenoiser:
         complex_channels=config.in_channels == 2,
         provenance={"family": "adm", **_facts(found)},
     )
-    return PreconditionedDenoiser(network, info, found.vp.kind, **asdict(found.vp))
+    return PreconditionedDenoiser(network, info, found.levels.kind, **asdict(found.levels))
 
 
 def _facts(found: _Found) -> dict[str, Any]:
+    if isinstance(found.levels, Flow):
+        levels = "flow, time from noise to data"
+    else:
+        levels = "vp, continuous time" if isinstance(found.levels, VP) else f"vp, table of {found.levels.count} levels"
     facts: dict[str, Any] = {
         "architecture": "ADM (guided-diffusion UNet)",
-        "preconditioning": "vp, continuous time"
-        if isinstance(found.vp, VP)
-        else f"vp, table of {found.vp.count} levels",
+        "preconditioning": levels,
         "learned_variance": found.config.out_channels == 2 * found.config.in_channels,
     }
     if found.known_as:
@@ -108,10 +112,12 @@ def _find(content: Any, name: str) -> _Found:
             f"{name}: a network from {config.in_channels} to {config.out_channels} channels is no denoiser",
             "give an image-to-image network, not a classifier or an up-sampler",
         )
-    vp: VP | VPTable = VP() if state.prefix == INVERSEBENCH else VPTable()
+    levels: VP | VPTable | Flow = VP() if state.prefix == INVERSEBENCH else VPTable()
+    if all(key in content for key in TORCHCFM):
+        levels = Flow(scale=1.0, to_data=True)
     complex_channels = config.in_channels == 2
-    found = _Found(tensors, config, vp, (0.0, 1.0) if complex_channels else (-1.0, 1.0), "")
-    _check_table(state.tensors, vp, name)
+    found = _Found(tensors, config, levels, (0.0, 1.0) if complex_channels else (-1.0, 1.0), "")
+    _check_table(state.tensors, levels, name)
     return _recognised(found, name)
 
 
@@ -120,8 +126,8 @@ def _recognised(found: _Found, name: str) -> _Found:
     c = found.config
     shape = (c.in_channels, c.channels, c.blocks, tuple(width // c.channels for width in c.widths), c.labels)
     if shape == (3, 192, 3, (1, 2, 3, 4), 1000):
-        cosine = VPTable(schedule="cosine")
-        return replace(found, config=replace(c, new_order=True), vp=cosine, known_as="guided-diffusion, ImageNet 64")
+        config, cosine = replace(c, new_order=True), VPTable(schedule="cosine")
+        return replace(found, config=config, levels=cosine, known_as="guided-diffusion, ImageNet 64")
     if shape == (3, 256, 2, (1, 1, 2, 3, 4), 1000):
         return replace(found, config=replace(c, heads=4), known_as="guided-diffusion, ImageNet 128")
     if shape[0] == 6 and c.labels == 1000:
@@ -131,11 +137,11 @@ def _recognised(found: _Found, name: str) -> _Found:
     return found
 
 
-def _check_table(tensors: dict[str, Tensor], vp: VP | VPTable, name: str) -> None:
+def _check_table(tensors: dict[str, Tensor], levels: VP | VPTable | Flow, name: str) -> None:
     """Raise ConfigError where a file has a table of levels that is not the one that will be used."""
     signal = tensors.get(TABLES[0])
-    if signal is None or isinstance(vp, VP):
+    if signal is None or not isinstance(levels, VPTable):
         return
-    expected = torch.from_numpy(vp.alpha_bars).sqrt().to(signal.dtype)
+    expected = torch.from_numpy(levels.alpha_bars).sqrt().to(signal.dtype)
     if signal.shape != expected.shape or not torch.allclose(signal, expected, rtol=1e-3):
         raise ConfigError(f"{name} has a table of noise levels of its own, of {tuple(signal.shape)}")

@@ -1,4 +1,4 @@
-"""Folders of the diffusers library: an unconditional or class-conditional UNet2DModel with a VP scheduler.
+"""Folders of the diffusers library: an unconditional or class-conditional UNet2DModel with a VP or flow scheduler.
 
 Read are `unet/config.json` with `unet/diffusion_pytorch_model.safetensors` (or .bin), and the levels in
 `scheduler/scheduler_config.json`; all three may lie in the folder itself. Attention layers may have their old names.
@@ -16,7 +16,7 @@ from torch import Tensor
 from recon.errors import ConfigError
 from recon.priors.base import PriorInfo
 from recon.priors.networks.diffusers_unet import DiffusersConfig, DiffusersUNet
-from recon.priors.preconditioning import PreconditionedDenoiser, VPTable
+from recon.priors.preconditioning import Flow, PreconditionedDenoiser, VPTable
 from recon.priors.published.content import Folder
 from recon.priors.published.diffusers_config import read_scheduler, read_unet
 from recon.priors.published.limits import printable
@@ -64,12 +64,12 @@ def load(content: Any, name: str) -> PreconditionedDenoiser:
     return PreconditionedDenoiser(network, info, table.kind, **asdict(table))
 
 
-def _facts(table: VPTable, size: Any) -> dict[str, Any]:
-    return {
-        "architecture": "UNet2DModel (diffusers)",
-        "preconditioning": f"vp, table of {table.count} levels, {table.schedule}, F is {table.prediction}",
-        "sample_size": size,
-    }
+def _facts(table: VPTable | Flow, size: Any) -> dict[str, Any]:
+    if isinstance(table, Flow):
+        levels = f"flow, times up to {table.scale:g}"
+    else:
+        levels = f"vp, table of {table.count} levels, {table.schedule}, F is {table.prediction}"
+    return {"architecture": "UNet2DModel (diffusers)", "preconditioning": levels, "sample_size": size}
 
 
 def _unet(folder: Folder) -> str | None:
@@ -77,8 +77,8 @@ def _unet(folder: Folder) -> str | None:
     return next((start for start in ("unet/", "") if f"{start}{CONFIG}" in folder.names), None)
 
 
-def _read(content: Any, name: str) -> tuple[DiffusersConfig, VPTable, Any]:
-    """Return the network's configuration, its table of levels, and the size it was trained at as the file says it."""
+def _read(content: Any, name: str) -> tuple[DiffusersConfig, VPTable | Flow, Any]:
+    """Return the network's configuration, its levels, and the size it was trained at as the file says it."""
     start = _unet(content) if isinstance(content, Folder) else None
     if start is None:
         raise ConfigError(f"{name} is no folder of a diffusers model", f"it needs unet/{CONFIG}")

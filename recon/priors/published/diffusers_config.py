@@ -7,7 +7,7 @@ from typing import Any
 
 from recon.errors import ConfigError
 from recon.priors.networks.diffusers_unet import DiffusersConfig
-from recon.priors.preconditioning import VPTable
+from recon.priors.preconditioning import Flow, VPTable
 from recon.priors.published.limits import printable
 
 DOWN = {"DownBlock2D": False, "AttnDownBlock2D": True}
@@ -35,6 +35,8 @@ SCHEDULERS = (
     "DEISMultistepScheduler",
     "UniPCMultistepScheduler",
 )
+# straight paths from image to noise; its other keys say how it samples
+FLOW = "FlowMatchEulerDiscreteScheduler"
 HINT = "only UNet2DModel with DownBlock2D, AttnDownBlock2D, UpBlock2D and AttnUpBlock2D is known here"
 
 
@@ -131,13 +133,15 @@ def read_unet(found: Any, name: str) -> tuple[DiffusersConfig, bool]:
     return config, out_channels == 2 * in_channels
 
 
-def read_scheduler(found: Any, name: str) -> tuple[VPTable, str]:
-    """Return the table of levels that a scheduler_config.json describes, and its type of variance.
+def read_scheduler(found: Any, name: str) -> tuple[VPTable | Flow, str]:
+    """Return the table of levels, or the flow, that a scheduler_config.json describes, and its type of variance.
 
     name: of the prior. Raises ConfigError naming the key that is of another type or not known.
     """
     keys = _Keys(found, "scheduler", name)
-    keys.one_of("_class_name", SCHEDULERS[0], SCHEDULERS)
+    if keys.one_of("_class_name", SCHEDULERS[0], (*SCHEDULERS, FLOW)) == FLOW:
+        keys.one_of("invert_sigmas", False, (False,))
+        return Flow(scale=float(keys.whole("num_train_timesteps", 1000))), "none"
     keys.one_of("trained_betas", None, (None,))
     keys.one_of("rescale_betas_zero_snr", False, (False,))
     table = VPTable(

@@ -34,6 +34,10 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "score_sde": ("recon.priors.published.ncsnpp", "score_sde (NCSN++): module.all_modules.0.W"),
     "adm": ("recon.priors.published.adm", "guided-diffusion (ADM): input_blocks.0.0.weight, out.2.weight"),
     "diffusers": ("recon.priors.published.diffusers", "diffusers (UNet2DModel): a folder with unet/config.json"),
+    "denoiser": (
+        "recon.priors.published.denoisers",
+        "FFDNet: model.0.weight of 4 C + 1 channels; DRUNet: m_head.weight, m_tail.weight",
+    ),
 }
 
 

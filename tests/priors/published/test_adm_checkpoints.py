@@ -123,7 +123,7 @@ def test_published_networks_are_inferred_at_their_full_size(name):
     network = empty(lambda: ADM(config), name)
     check_shapes({key: tuple(value.shape) for key, value in network.state_dict().items()}, found.tensors, name)
     assert sum(p.numel() for p in network.parameters()) == parameters
-    cosine = isinstance(found.vp, VPTable) and found.vp.schedule == "cosine"
+    cosine = isinstance(found.levels, VPTable) and found.levels.schedule == "cosine"
     assert cosine == name.endswith("net-64")
 
 

@@ -305,9 +305,9 @@ def test_a_run_takes_a_published_file_as_its_prior(tmp_path, recon, monkeypatch)
     code, _, err = recon("rerun", "out.npy.json", "again.npy", "-q")
     assert code == 0, err
     assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(tmp_path / "again.npy"))
-    three = unpack("adm-learned.pt", tmp_path)
-    code, _, err = recon("run", "y.h5", "other.npy", "--preset", "denoise-dds", "--prior", three.name, "-q")
-    assert code == 4 and "expects 3 channel(s), got 1" in err
+    two = unpack("adm-new-order.pt", tmp_path)
+    code, _, err = recon("run", "y.h5", "other.npy", "--preset", "denoise-dds", "--prior", two.name, "-q")
+    assert code == 4 and "is for complex images, but the operator's images are real" in err
 
 
 def test_the_hash_of_a_folder_follows_its_files(tmp_path):
