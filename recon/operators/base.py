@@ -30,6 +30,7 @@ class Operator(ABC):
     in_shape: (C, [Z,] Y, X).  out_shape: without the batch axis.  in_dtype, out_dtype: torch dtypes.
     differentiable: whether autograd goes through `forward` (False: a black box).
     support: tensor broadcastable to out_shape, 1 where something is measured; None if everything is.
+    value_range: image values of black and white that a non-linear model is made for; None where units do not matter.
     """
 
     in_shape: Shape
@@ -38,6 +39,7 @@ class Operator(ABC):
     out_dtype: torch.dtype = torch.float32
     differentiable: bool = True
     support: Tensor | None = None
+    value_range: tuple[float, float] | None = None
 
     @final
     def forward(self, x: Tensor) -> Tensor:

@@ -13,5 +13,8 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "colour-mix": ("recon.operators.colour", "mixing of channels, such as RGB to grey"),
     "mri": ("recon.operators.mri", "Cartesian MRI, one coil or many, undersampled k-space"),
     "ct": ("recon.operators.ct", "parallel-beam tomography: line integrals at given angles"),
+    "phase-retrieval": ("recon.operators.phase", "amplitude of the oversampled Fourier transform, non-linear"),
+    "hdr": ("recon.operators.hdr", "a detector that saturates before black and white, non-linear"),
+    "nonlinear-blur": ("recon.operators.response_blur", "blur of light, seen through a camera's response, non-linear"),
     "matrix": ("recon.operators.matrix", "a dense or sparse (CSR) matrix from a file"),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from recon.errors import ConfigError, InputError
@@ -14,6 +16,12 @@ def image_size(kind: str, in_shape: tuple[int, ...]) -> tuple[int, int]:
             f"operator '{kind}' expects an image shape (C, Y, X), got {in_shape}", "name the axes of the image (--axes)"
         )
     return in_shape[-2], in_shape[-1]
+
+
+def black_and_white(kind: str, low: float, high: float) -> None:
+    """Raise ConfigError unless low < high are finite image values."""
+    if not -math.inf < low < high < math.inf:
+        raise ConfigError(f"operator '{kind}': low = {low}, high = {high}", "give the image values of black and white")
 
 
 def numeric(name: str, array: np.ndarray, *, real: bool = True) -> np.ndarray:

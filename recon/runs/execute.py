@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,7 +30,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made: samples (S, N, C, Y, X) in image units, and its statistics."""
+    """What a run made: samples (S, N, C, Y, X) in image units, and its statistics.
+
+    nfe, backprops, operator_calls: in all, over every sample, or every member of an ensemble.
+    ensemble_spread: of each item, standard deviation of all members in image units, root mean square over the image.
+    """
 
     samples: np.ndarray
     residual: list[float]
@@ -40,6 +44,7 @@ class Outcome:
     operator_calls: int
     seconds: float
     peak_memory_mb: float
+    ensemble_spread: list[float] = field(default_factory=list)
 
     @property
     def mean(self) -> np.ndarray:
@@ -60,8 +65,8 @@ def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -
     y = plan.input.measurement.y
     items = y.shape[0]
     counts = {"nfe": 0, "backprops": 0, "operator_calls": 0}
-    stacks, residuals, mean_residuals = [], [], []
-    chunks = [range(i, min(i + plan.chunk, plan.samples)) for i in range(0, plan.samples, plan.chunk)]
+    stacks, residuals, mean_residuals, spreads = [], [], [], []
+    chunks = [range(i, min(i + plan.chunk, plan.members)) for i in range(0, plan.members, plan.chunk)]
     rounds = items * len(chunks)
     for item in range(items):
         scaled = scale_problem(
@@ -84,9 +89,11 @@ def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -
                 status = result.status if result.status is not Status.OK else Status.DIVERGED
                 raise NumericalError(f"method '{plan.config.method.name}' {status.value}", status.message)
             drawn.append(result.samples)
+            if result.stats.ensemble is not None:
+                spreads.append(scaled.a * float(result.stats.ensemble.spreads[-1]))
             for key in counts:
                 counts[key] += getattr(result.stats, key) * len(indices)
-        samples = torch.cat(drawn)
+        samples = torch.cat(drawn)[: plan.samples]
         residuals.append(_residual(problem, samples))
         mean_residuals.append(_residual(problem, samples.mean(0, keepdim=True)))
         stacks.append(_image_units(samples, scaled))
@@ -96,6 +103,7 @@ def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -
         residual_of_mean=[float(r[0]) for r in mean_residuals],
         seconds=time.monotonic() - start,
         peak_memory_mb=_peak_memory_mb(plan.device),
+        ensemble_spread=spreads,
         **counts,
     )
 

@@ -29,6 +29,9 @@ SAMPLERS: dict[str, tuple[str, str, str]] = {
     "lgd": ("recon.samplers.lgd", "LGD", "loss-guided diffusion: the loss averaged over Monte-Carlo images"),
     "mcg": ("recon.samplers.mcg", "MCG", "manifold constrained gradient and projection on the data, for exact data"),
     "daps": ("recon.samplers.daps", "DAPS", "decoupled annealing: a fresh draw of the image at each noise level"),
+    "enkg": ("recon.samplers.enkg", "EnKG", "ensemble Kalman guidance of black-box models: no derivatives of A"),
+    "dps-gsg": ("recon.samplers.gsg", "DPSGSG", "DPS for black boxes: the operator's gradient from random directions"),
+    "tds": ("recon.samplers.tds", "TDS", "twisted particles with resampling: exact as their number grows"),
     "pnpdm": ("recon.samplers.pnpdm", "PnPDM", "plug-and-play split Gibbs: draws from the data and the prior in turn"),
 }
 

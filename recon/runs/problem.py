@@ -11,6 +11,7 @@ from recon.data import NoiseSpec, Problem
 from recon.errors import ConfigError
 from recon.likelihoods import Gaussian, Likelihood, Poisson
 from recon.operators.base import LinearOperator, Operator
+from recon.operators.units import InUnits
 from recon.solvers.power import operator_norm
 
 
@@ -26,15 +27,17 @@ class Scaled:
 def scale_problem(
     operator: Operator, y: Tensor, noise: NoiseSpec, a: float, b: float, norm: float | None = None
 ) -> Scaled:
-    """Return the problem A u ~ (y - b A 1)/a for one item, y (1, *out_shape).
+    """Return the problem A u ~ (y - b A 1)/a for one item, y (1, *out_shape); A(a u + b)/a ~ y/a if A is not linear.
 
     norm: if given, operator and data are divided by it (see `unit_norm`).
-    Raises ConfigError for an offset or a norm with a non-linear operator.
+    Raises ConfigError for a norm with a non-linear operator.
     """
     if not isinstance(operator, LinearOperator):
-        if (a, b) != (1.0, 0.0) or norm is not None:
-            raise ConfigError("a non-linear operator needs scaling.mode = 'fixed' with the prior's own value range")
-        return Scaled(Problem(operator, y, likelihood_of(noise, 1.0, torch.zeros_like(y))), a, b)
+        if norm is not None:
+            raise ConfigError(f"a non-linear operator has no norm: {operator!r}", "set scaling.unit_norm=false")
+        if (a, b) != (1.0, 0.0):
+            operator, y = InUnits(operator, a, b), y / a
+        return Scaled(Problem(operator, y, likelihood_of(noise, a, torch.zeros_like(y))), a, b)
     offset = b * operator.forward(torch.ones(1, *operator.in_shape, dtype=operator.in_dtype))
     factor = norm or 1.0
     inner = operator * (1 / factor) if norm else operator

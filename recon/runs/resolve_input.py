@@ -16,11 +16,12 @@ from recon.data import Geometry, Measurement, NoiseSpec, OperatorSpec
 from recon.errors import InputError
 from recon.operators.base import Operator
 from recon.operators.registry import build, draw, family, parse_params
+from recon.operators.value_range import with_range
 from recon.runs.scaling import Window, find_window
 from recon.runs.simulate import absolute_noise
 
 # operators whose measurement is a picture of the image's field of view
-PICTURES = ("denoise", "inpaint", "downsample", "blur", "colour-mix")
+PICTURES = ("denoise", "inpaint", "downsample", "blur", "colour-mix", "hdr", "nonlinear-blur")
 
 
 @dataclass
@@ -96,7 +97,9 @@ def _complete(spec: OperatorSpec, measurement: Measurement, config: Config, noti
     if not in_shape:
         in_shape = _shape_from_data(spec, params, measurement.y)
         notices.append(f"image shape {in_shape} inferred from the measurement")
-    return draw(spec.kind, spec.params, in_shape, config.run.seed, spec.arrays)
+    shown = measurement.geometry if spec.kind in PICTURES else None
+    ranged = with_range(spec.kind, spec.params, shown.value_range if shown is not None else None)
+    return draw(spec.kind, ranged, in_shape, config.run.seed, spec.arrays)
 
 
 def _shape_from_data(spec: OperatorSpec, params: Any, y: np.ndarray) -> tuple[int, ...]:

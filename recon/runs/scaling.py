@@ -46,6 +46,8 @@ def find_window(section: ScalingSection, geometry: Geometry | None, operator: Op
         return fixed
     if declared is not None:
         return Window(*declared, source="declared by the image's type")
+    if operator.value_range is not None:
+        return Window(*operator.value_range, source="the range that the operator is made for")
     if not isinstance(operator, LinearOperator):
         raise InputError(
             "the image scale cannot be estimated through a non-linear operator",

@@ -58,6 +58,7 @@ def run_sidecar(
             "OperatorCalls": outcome.operator_calls,
             "PeakMemoryMB": round(outcome.peak_memory_mb, 1),
             "Status": "ok",
+            "EnsembleSpread": outcome.ensemble_spread,
             "Residual": {"samples": outcome.residual, "mean": outcome.residual_of_mean},
             "Metrics": metrics,
             "Protocol": protocol,

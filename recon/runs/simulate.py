@@ -13,6 +13,7 @@ from recon.data import Measurement, NoiseSpec, OperatorSpec, Volume, take_item, 
 from recon.errors import InputError
 from recon.operators.base import Operator
 from recon.operators.registry import build, draw
+from recon.operators.value_range import with_range
 from recon.runs.scaling import data_range
 
 # separate streams of the one seed
@@ -35,20 +36,23 @@ def simulate(truth: Volume, config: Config, index: int | None = None, spec: Oper
     if not stack.size or not np.isfinite(stack).all():
         raise InputError("the truth is empty, or holds NaN or infinite values", "mask or fill them first")
     in_shape = tuple(stack.shape[1:])
+    # the range of the whole volume, so that a slice has the same noise alone
+    width = data_range(whole[np.isfinite(whole)], truth.geometry)
+    held = _value_range(config, truth, width)
     if spec is None:
-        spec = draw(config.operator.kind, config.operator.params, in_shape, config.run.seed)
+        kind = config.operator.kind
+        spec = draw(kind, with_range(kind, config.operator.params, held), in_shape, config.run.seed)
     else:
         if spec.in_shape and tuple(spec.in_shape) != in_shape:
             raise InputError(f"the operator file is for images of shape {tuple(spec.in_shape)}, got {in_shape}")
-        spec = draw(spec.kind, spec.params, in_shape, config.run.seed, spec.arrays)
+        spec = draw(spec.kind, with_range(spec.kind, spec.params, held), in_shape, config.run.seed, spec.arrays)
     operator = build(spec)
     if np.iscomplexobj(stack) and not operator.in_dtype.is_complex:
         raise InputError(
             f"the truth is complex, but operator '{spec.kind}' takes real images",
             "take its real part or magnitude, or set operator.complex_image = true where the operator has it",
         )
-    # the range of the whole volume, so that a slice has the same noise alone
-    noise = absolute_noise(config.noise, data_range(whole[np.isfinite(whole)], truth.geometry))
+    noise = absolute_noise(config.noise, width)
     items = []
     for i, image in enumerate(stack):
         x = torch.from_numpy(np.ascontiguousarray(image))[None].to(operator.in_dtype)
@@ -56,6 +60,15 @@ def simulate(truth: Volume, config: Config, index: int | None = None, spec: Oper
         items.append(add_noise(operator.forward(x)[0].numpy(), operator, noise, rng))
     provenance = {"simulated": True, "seed": config.run.seed, "first_item": first}
     return Measurement(np.stack(items), spec, noise, truth.geometry, provenance)
+
+
+def _value_range(config: Config, truth: Volume, width: float) -> tuple[float, float]:
+    """Return the image values of black and white: those of the scaling, else of the file's type, else of the truth."""
+    scaling = config.scaling
+    if scaling.mode == "fixed" and scaling.high is not None:
+        return scaling.low, scaling.high
+    declared = truth.geometry.value_range
+    return declared if declared is not None else (scaling.low, scaling.low + width)
 
 
 def absolute_noise(section: NoiseSection, width: float) -> NoiseSpec:

@@ -30,19 +30,37 @@ class Status(enum.Enum):
         """What to do about it."""
         return {
             Status.OK: "finished",
-            Status.DIVERGED: "values became non-finite; lower the step size (method.zeta, method.gamma) or check "
-            "the noise level and scaling of the measurement",
+            Status.DIVERGED: "values became non-finite; lower the step size (method.zeta, method.gamma, method.lr) or "
+            "check the noise level and scaling of the measurement",
         }[self]
 
 
 @dataclass
+class EnsembleStats:
+    """How an ensemble fared, per step.
+
+    spreads: standard deviation of the members' denoised images, root mean square over the image, ().
+    effective: effective number of the weighted members before resampling, ().  log_evidence: ln of the estimate of
+    E[exp(-loss)] under the prior, ().  The last two are of particle methods.
+    """
+
+    spreads: list[Tensor] = field(default_factory=list)
+    effective: list[Tensor] = field(default_factory=list)
+    log_evidence: Tensor | None = None
+
+
+@dataclass
 class Stats:
-    """Counts of a run: network evaluations per sample, backward passes, operator calls, residual per step."""
+    """Counts of a run: network evaluations per sample, backward passes, operator calls, residual per step.
+
+    Of an ensemble, counts are per member.
+    """
 
     nfe: int = 0
     backprops: int = 0
     operator_calls: int = 0
     residuals: list[Tensor] = field(default_factory=list)
+    ensemble: EnsembleStats | None = None
 
 
 @dataclass(frozen=True)
@@ -109,11 +127,15 @@ class Method(ABC):
     needs: what the operator must offer: a subset of {"forward", "gradient", "adjoint", "pinv", "svd", "linear"}.
     uses_prior: False for classical baselines.  citation: BibTeX-ready reference.
     stochastic: whether samples differ (a deterministic method gives one).
+    cfg_plus_plus: whether its steps add the unconditional noise again where a prior gives it (CFG++).
+    ensemble: whether the samples of one call are members of one ensemble, which must not be split.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_prior: ClassVar[bool] = True
     stochastic: ClassVar[bool] = True
+    cfg_plus_plus: ClassVar[bool] = False
+    ensemble: ClassVar[bool] = False
     citation: ClassVar[str] = ""
 
     @abstractmethod
@@ -135,3 +157,7 @@ class Method(ABC):
     def network_calls(self) -> int:
         """Number of network evaluations per sample, for estimates of time."""
         return 0
+
+    def members(self, samples: int) -> int:
+        """Return how many samples are drawn to return `samples`: an ensemble may need more."""
+        return samples

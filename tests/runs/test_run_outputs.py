@@ -396,7 +396,7 @@ def test_every_method_asks_only_for_what_operators_can_declare(name):
 
 def test_unknown_methods_and_settings_name_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'dps'"):
-        make_method("dsp", {})
+        make_method("dpps", {})
     with pytest.raises(ConfigError, match="no setting 'zetta'") as caught:
         make_method("dps", {"zetta": 1.0})
     assert "'zeta'" in str(caught.value.hint)

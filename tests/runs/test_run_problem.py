@@ -141,10 +141,27 @@ def test_a_nonlinear_operator_keeps_its_units():
     torch.testing.assert_close(counting.rate(y), 9 * y.clamp_min(counting.floor / 9))
 
 
-@pytest.mark.parametrize(("a", "b", "norm"), [(2.0, 0.0, None), (1.0, 0.5, None), (1.0, 0.0, 3.0)])
-def test_a_nonlinear_operator_refuses_other_units(a, b, norm):
-    with pytest.raises(ConfigError, match=r"non-linear operator needs scaling\.mode"):
-        scale_problem(Squared(), torch.ones(1, *SHAPE), NoiseSpec(), a, b, norm)
+@FEW
+@given(st.floats(0.1, 500), st.floats(-2, 2))
+def test_a_nonlinear_problem_holds_for_the_scaled_image(a, b_over_a):
+    """v = a u + b and y = A(v) give A(a u + b)/a = y/a, with noise and counts scaled alike."""
+    op, b = Squared(), a * b_over_a
+    u = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    y = op.forward(a * u + b)
+    scaled = scale_problem(op, y, NoiseSpec("gaussian", sigma=3.0), a, b)
+    assert relative(scaled.problem.operator.forward(u), scaled.problem.y) < 1e-6
+    assert not scaled.problem.operator.differentiable
+    assert isinstance(scaled.problem.likelihood, Gaussian)
+    assert scaled.problem.likelihood.sigma == pytest.approx(3.0 / a)
+    counting = scale_problem(op, y, NoiseSpec("poisson", gain=9.0), a, b).problem
+    assert isinstance(counting.likelihood, Poisson)
+    expected = (9 * y).clamp_min(counting.likelihood.floor)
+    assert relative(counting.likelihood.rate(counting.operator.forward(u)), expected) < 1e-5
+
+
+def test_a_nonlinear_operator_has_no_norm():
+    with pytest.raises(ConfigError, match="non-linear operator has no norm"):
+        scale_problem(Squared(), torch.ones(1, *SHAPE), NoiseSpec(), 1.0, 0.0, 3.0)
 
 
 def test_on_device_keeps_the_problem():

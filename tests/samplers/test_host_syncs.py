@@ -1,4 +1,4 @@
-"""No sampler reads a value off the device in its steps: the number of such looks must not grow with their number."""
+"""No sampler reads a value off the device in its steps, nor asks the network twice for the same answer."""
 
 from dataclasses import fields
 
@@ -20,7 +20,7 @@ FEW, MANY = 30, 80
 # the setting that is a method's number of steps: the first of these that it has
 STEPS = ("steps", "levels", "iterations")
 # settings that keep a method small here, where it has them
-SMALL = {"inner_steps": 3, "prior_steps": 5, "ode_steps": 2, "particles": 8, "draws": 2}
+SMALL = {"inner_steps": 3, "prior_steps": 5, "ode_steps": 2, "particles": 8, "draws": 2, "queries": 4}
 # looks per step that a method's algorithm needs, and why
 ALLOWED: dict[str, tuple[float, str]] = {
     "reddiff": (2, "torch.optim.Adam reads its own step count, which it keeps on the CPU"),
@@ -48,11 +48,15 @@ class Looks(TorchDispatchMode):
 
 
 class Shrink(Denoiser):
-    """The denoiser of N(0, I)."""
+    """The denoiser of N(0, I), which remembers what it was asked."""
 
     info = PriorInfo(name="shrink", channels=1)
 
+    def __init__(self):
+        self.asked = []
+
     def _denoise(self, x, sigma, cond):
+        self.asked.append((x.detach().clone(), sigma.clone()))
         return Prediction(x / (1 + per_item(sigma, x) ** 2))
 
 
@@ -77,20 +81,35 @@ def run(name, steps, operator, y):
     names = [f.name for f in fields(method_class(name))]
     counted = next(field for field in STEPS if field in names)
     method = make_method(name, {k: v for k, v in SMALL.items() if k in names} | {counted: steps})
-    noise = SeededNoise(0, [0, 1])
-    method.sample(Shrink(), Problem(operator, y, Gaussian(0.1)), None, noise, (2, *SHAPE))
+    noise, prior = SeededNoise(0, [0, 1]), Shrink()
+    result = method.sample(prior, Problem(operator, y, Gaussian(0.1)), None, noise, (2, *SHAPE))
+    return method, prior.asked, result
+
+
+def masked():
+    """Half of the pixels of an image, and their values."""
+    mask = (torch.rand(4, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    operator = Inpaint(SHAPE, mask)
+    return operator, operator.forward(torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1)))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_looks_do_not_grow_with_the_steps(name, monkeypatch):
-    mask = (torch.rand(4, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
-    operator = Inpaint(SHAPE, mask)
-    y = operator.forward(torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1)))
+    operator, y = masked()
     assert missing_needs(method_class(name), operator) == []
     few, many = (looks(monkeypatch, lambda n=n: run(name, n, operator, y)) for n in (FEW, MANY))
     # the guard against non-finite values looks at every 25th step, and once at the end
     guard = MANY // CHECK_EVERY - FEW // CHECK_EVERY
     assert many - few <= guard + ALLOWED.get(name, (0, ""))[0] * (MANY - FEW)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_network_evaluations_are_counted_and_none_is_repeated(name):
+    method, asked, result = run(name, FEW, *masked())
+    evaluations = sum(x.shape[0] for x, _ in asked) / 2
+    assert evaluations == result.stats.nfe == method.network_calls
+    for (x, sigma), (before, level) in zip(asked[1:], asked, strict=False):
+        assert x.shape != before.shape or not (torch.equal(x, before) and torch.equal(sigma, level))
 
 
 @pytest.mark.parametrize(

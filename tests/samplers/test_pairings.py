@@ -45,6 +45,7 @@ VARIANTS: dict[str, list[tuple[str, dict[str, Any], tuple[int, ...], dict[str, n
         ("coils", {"mask": "given", "maps": "given", "complex_image": True}, (1, 8, 8), {"mask": MASK, "maps": MAPS}),
         ("coils, real", {"mask": "given", "maps": "given"}, (1, 8, 8), {"mask": MASK, "maps": MAPS}),
     ],
+    "nonlinear-blur": [("motion", {"size": 3}, (1, 8, 8), {})],
     "ct": [("few views", {"angles": 6}, (1, 8, 8), {})],
     "matrix": [("dense", {}, (1, 8, 8), {"matrix": RNG.standard_normal((20, 64)) / 8})],
 }
