@@ -1,0 +1,166 @@
+"""Choose a method's settings for a problem on training-side images, and write them as a preset.
+
+    python benchmarks/tune.py run OUT.jsonl --methods mmps daps --problems mri-x4 sr4
+    python benchmarks/tune.py table OUT.jsonl        python benchmarks/tune.py write OUT.jsonl presets
+Candidates are in tuning.toml, images in the suite `tuning` of suites.toml; a line of OUT is one candidate on all
+images, and is not computed again. The best has the least mean squared error of the mean of infinitely many samples,
+    E_inf = 2 E_2 - E_1,     E_S of the mean of S samples,
+which favours neither samples that are too alike nor ones that differ too much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from results import SUITES, cases, configure, measure, read_rows
+
+from recon.data import Volume
+from recon.errors import ReconError
+
+CANDIDATES = Path(__file__).with_name("tuning.toml")
+SAMPLES = 2
+
+
+def candidates(method: dict[str, Any], problem: str) -> Iterator[dict[str, Any]]:
+    """Yield the settings to try for a problem."""
+    special = method.get("problems", {}).get(problem, {})
+    base, tried = method["base"] | special.get("base", {}), special.get("try", method["try"])
+    for values in itertools.product(*tried.values()):
+        yield base | dict(zip(tried, values, strict=True))
+
+
+def cropped(truth: Volume, side: int) -> Volume:
+    """Return the central square of an image; side 0 is the whole image."""
+    if not side:
+        return truth
+    window = tuple(
+        slice((n - side) // 2, (n - side) // 2 + side) if axis in ("y", "x") else slice(None)
+        for axis, n in zip(truth.geometry.axes, truth.array.shape, strict=True)
+    )
+    return Volume(np.ascontiguousarray(truth.array[window]), replace(truth.geometry, affine=None))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure every candidate that OUT does not hold yet."""
+    known, suite = tomllib.loads(CANDIDATES.read_text()), tomllib.loads(SUITES.read_text())[args.suite]
+    out = Path(args.out)
+    done = {_key(row) for row in read_rows([out])} if out.is_file() else set()
+    for problem, name in itertools.product(args.problems or suite["problems"], args.methods or list(known)):
+        for settings in candidates(known[name], problem):
+            row: dict[str, Any] = {"suite": args.suite, "problem": problem, "method": name, "settings": settings}
+            if _key(row) in done:
+                continue
+            row |= _measured(problem, name, settings, suite, known[name]["crop"], args.prior)
+            with out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+def _key(row: dict[str, Any]) -> str:
+    return json.dumps([row["suite"], row["problem"], row["method"], row["settings"]], sort_keys=True)
+
+
+def _measured(
+    problem: str, method: str, settings: dict[str, Any], suite: dict[str, Any], crop: int, prior: str | None
+) -> dict[str, Any]:
+    sets = [f"method.{key}={json.dumps(value)}" for key, value in settings.items()]
+    found: dict[str, list[float]] = defaultdict(list)
+    try:
+        resolved = configure(problem, method, SAMPLES, prior or suite.get("prior"), sets)
+        for _, _, truth in cases(suite, []):
+            scores = measure(problem, method, cropped(truth, crop), resolved, SAMPLES)
+            error_one, error_two = (10 ** (-scores[key] / 10) for key in ("single_psnr", "psnr"))
+            found["psnr_infinite"].append(-10 * np.log10(max(2 * error_two - error_one, 1e-10)))
+            for key in ("single_psnr", "psnr", "residual", "seconds_per_sample", "nfe"):
+                found[key].append(scores[key])
+    except ReconError as err:
+        return {"error": err.message}
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def best(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the best candidate of each (problem, method) that has one."""
+    chosen: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        pair = row["problem"], row["method"]
+        if "error" not in row and (pair not in chosen or row["psnr_infinite"] > chosen[pair]["psnr_infinite"]):
+            chosen[pair] = row
+    return chosen
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print every candidate, the chosen ones marked."""
+    rows = read_rows([Path(args.out)])
+    chosen = {id(row) for row in best(rows).values()}
+    print("| problem | method | settings | PSNR of one | of two | of infinitely many | residual | NFE | s | |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        text = " ".join(f"{key}={value}" for key, value in row["settings"].items())
+        if "error" in row:
+            print(f"| {row['problem']} | {row['method']} | {text} | {row['error']} | | | | | | |")
+            continue
+        numbers = [row[k] for k in ("single_psnr", "psnr", "psnr_infinite", "residual", "nfe", "seconds_per_sample")]
+        cells = [f"{n:.2f}" for n in numbers[:4]] + [f"{numbers[4]:.0f}", f"{numbers[5]:.1f}"]
+        mark = "chosen" if id(row) in chosen else ""
+        print(f"| {row['problem']} | {row['method']} | {text} | {' | '.join(cells)} | {mark} |")
+
+
+def write(args: argparse.Namespace) -> None:
+    """Write the chosen settings as presets PROBLEM-METHOD.toml."""
+    known, suites = tomllib.loads(CANDIDATES.read_text()), tomllib.loads(SUITES.read_text())
+    for (problem, name), row in best(read_rows([Path(args.out)])).items():
+        described = tomllib.loads((Path(args.folder) / "problems" / f"{problem}.toml").read_text())["description"]
+        steps = f" with {row['nfe']:.0f} network evaluations" if row["nfe"] else ""
+        tried = list(candidates(known[name], problem))
+        lines = [
+            f'extends = "problems/{problem}"',
+            f'description = "{described.split(":")[0]}, by {known[name]["title"]}{steps}"',
+            f'citation = "{known[name]["citation"]}"',
+            "",
+            "[prior]",
+            f'name = "{suites[row["suite"]].get("prior", "brain-mri")}"',
+            "",
+            f"# the best of {len(tried)} on images that the prior was trained on (benchmarks/tune.py)"
+            if len(tried) > 1
+            else "# tried on images that the prior was trained on (benchmarks/tune.py)",
+            "[method]",
+            f'name = "{name}"',
+            *(f"{key} = {json.dumps(value)}" for key, value in row["settings"].items()),
+        ]
+        (Path(args.folder) / f"{problem}-{name}.toml").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    measured = commands.add_parser("run", help="measure the candidates that OUT does not hold yet")
+    measured.add_argument("out")
+    measured.add_argument("--suite", default="tuning", choices=list(tomllib.loads(SUITES.read_text())))
+    measured.add_argument("--problems", nargs="*", help="default: the suite's")
+    measured.add_argument("--methods", nargs="*", help="default: all of tuning.toml")
+    measured.add_argument("--prior", help="name or weight file, in place of the preset's")
+    measured.set_defaults(action=run)
+    shown = commands.add_parser("table", help="print all candidates as Markdown")
+    shown.add_argument("out")
+    shown.set_defaults(action=table)
+    written = commands.add_parser("write", help="write the chosen settings as presets")
+    written.add_argument("out")
+    written.add_argument("folder")
+    written.set_defaults(action=write)
+    args = parser.parse_args()
+    args.action(args)
+
+
+if __name__ == "__main__":
+    main()
