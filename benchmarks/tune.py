@@ -29,6 +29,7 @@ from recon.errors import ReconError
 
 CANDIDATES = Path(__file__).with_name("tuning.toml")
 SAMPLES = 2
+EQUAL = 0.05  # dB, what two samples on two images cannot tell apart
 
 
 def candidates(method: dict[str, Any], problem: str) -> Iterator[dict[str, Any]]:
@@ -89,12 +90,16 @@ def _measured(
 
 
 def best(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the best candidate of each (problem, method) that has one."""
-    chosen: dict[tuple[str, str], dict[str, Any]] = {}
+    """Return the best candidate of each (problem, method): among equals, the one that fits the data to their noise."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        pair = row["problem"], row["method"]
-        if "error" not in row and (pair not in chosen or row["psnr_infinite"] > chosen[pair]["psnr_infinite"]):
-            chosen[pair] = row
+        if "error" not in row:
+            groups[row["problem"], row["method"]].append(row)
+    chosen = {}
+    for pair, tried in groups.items():
+        top = max(row["psnr_infinite"] for row in tried)
+        equal = [row for row in tried if row["psnr_infinite"] > top - EQUAL]
+        chosen[pair] = min(equal, key=lambda row: abs(np.log(row["residual"])))
     return chosen
 
 
