@@ -125,19 +125,18 @@ def write(args: argparse.Namespace) -> None:
     known, suites = tomllib.loads(CANDIDATES.read_text()), tomllib.loads(SUITES.read_text())
     for (problem, name), row in best(read_rows([Path(args.out)])).items():
         described = tomllib.loads((Path(args.folder) / "problems" / f"{problem}.toml").read_text())["description"]
-        steps = f" with {row['nfe']:.0f} network evaluations" if row["nfe"] else ""
+        steps = f", {row['nfe']:.0f} network evaluations"
         tried = list(candidates(known[name], problem))
         lines = [
             f'extends = "problems/{problem}"',
-            f'description = "{described.split(":")[0]}, by {known[name]["title"]}{steps}"',
+            f'description = "{described}; {known[name]["title"]}{steps}"',
             f'citation = "{known[name]["citation"]}"',
             "",
             "[prior]",
             f'name = "{suites[row["suite"]].get("prior", "brain-mri")}"',
             "",
-            f"# the best of {len(tried)} on images that the prior was trained on (benchmarks/tune.py)"
-            if len(tried) > 1
-            else "# tried on images that the prior was trained on (benchmarks/tune.py)",
+            *(f"# {line}" for line in known[name].get("note", [])),
+            f"# the best of {len(tried)} on images that the prior was trained on (benchmarks/tune.py)",
             "[method]",
             f'name = "{name}"',
             *(f"{key} = {json.dumps(value)}" for key, value in row["settings"].items()),

@@ -68,4 +68,4 @@ def test_among_equals_the_data_are_fitted_to_their_noise(tmp_path: Path) -> None
         tmp_path, [row(1.0, 30.0, 31.0, 0.97), row(2.0, 30.0, 31.04, 0.6), {**row(8.0, 0, 0, 0), "error": "x"}]
     )
     assert "gamma = 1.0" in written.read_text()
-    assert "super-resolution, by DDS with 50 network evaluations" in written.read_text()
+    assert "super-resolution: four times; DDS, 50 network evaluations" in written.read_text()

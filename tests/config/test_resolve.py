@@ -169,7 +169,7 @@ def test_without_a_preset_the_layers_must_give_all(tmp_path):
         ({"sets": ["run.samples=many"]}, "run.samples = 'many' (--set): expected a valid integer", None),
         ({"sets": ["run.samples=0"]}, "run.samples = 0 (--set): expected greater than or equal to 1", None),
         ({"sets": ["run.samples=true"]}, "run.samples = True (--set): expected a valid integer", None),
-        ({"sets": ["noise.kind=uniform"]}, "(--set): expected 'gaussian', 'poisson' or 'none'", None),
+        ({"sets": ["noise.kind=uniform"]}, "(--set): expected 'gaussian', 'poisson', 'transmission' or 'none'", None),
         ({"environ": {"RECON_SEED": "x"}}, "run.seed = 'x' (environment RECON_SEED): expected a valid int", None),
         ({"environ": {"RECON_RUN__SEDE": "1"}}, "unknown key 'run.sede' (environment RECON_RUN__SEDE)", "'run.seed'"),
         ({"environ": {"RECON_DEVCE": "cpu"}}, "unknown environment variable RECON_DEVCE", "RECON_DEVICE"),

@@ -64,8 +64,9 @@ def test_image_problems_have_the_published_noise(problem):
 
 
 @pytest.mark.parametrize("name", [n for n in RUNNABLE if n.endswith("-dds")])
-def test_dds_presets_have_the_published_grid_and_share_of_noise(name):
+def test_dds_presets_follow_the_noise(name):
     config = resolve(name, environ={}).config
-    held = {key: config.method.params[key] for key in ("eta", "cg_iterations", "steps", "grid")}
-    assert held == {"eta": 0.85, "cg_iterations": 5, "steps": 50, "grid": "vp"}
+    held = {key: config.method.params[key] for key in ("weighting", "eta", "grid")}
+    assert held == {"weighting": "matched", "eta": 1.0, "grid": "edm"}
+    assert 1 <= config.method.params["gamma"] <= 4, "of the weight that the noise levels give"
     assert config.scaling.unit_norm == name.startswith("ct-")
