@@ -64,7 +64,7 @@ def test_unknown_names_are_refused_with_the_nearest(call):
 def test_a_preset_shows_values_and_where_they_come_from(call):
     found = json.loads(call("presets", "show", "mri-x4-dds", "--json"))
     assert found["extends"] == ["problems/mri-x4"] and found["problem"] == "mri-x4"
-    assert found["values"]["method"]["gamma"] == 50.0
+    assert found["values"]["method"]["steps"] == 100
     assert found["origins"]["operator.kind"] == "preset problems/mri-x4"
     rows = [line.split() for line in call("presets", "show", "mri-x4-dds").splitlines()]
     assert ["operator.kind", "mri", "preset", "problems/mri-x4"] in rows

@@ -44,7 +44,7 @@ def test_the_last_layer_that_gives_a_value_wins(tmp_path_factory, given_by):
 def test_every_value_has_an_origin():
     resolved = resolve(PRESET, environ={})
     rows = {key: (value, origin) for key, value, origin in describe(resolved)}
-    assert rows["method.gamma"] == (50.0, "preset mri-x4-dds")
+    assert rows["method.steps"] == (100, "preset mri-x4-dds")
     assert rows["operator.kind"] == ("mri", "preset problems/mri-x4")
     assert rows["run.seed"] == (0, "default")
     assert set(rows) == set(resolved.origins)
@@ -132,7 +132,7 @@ def test_the_presets_own_method_changes_nothing_but_the_origin():
 
 
 def test_a_problem_alone_takes_a_method():
-    assert resolve("mri-x4", method="dds", environ={}).config.method.params["gamma"] == 50.0
+    assert resolve("mri-x4", method="dds", environ={}).config.method.params["steps"] == 100
     with pytest.raises(ConfigError) as caught:
         resolve("mri-x4", environ={})
     assert caught.value.message == "method.name is not set" and "--method" in (caught.value.hint or "")
