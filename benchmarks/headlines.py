@@ -4,7 +4,8 @@
     python benchmarks/headlines.py table OUT.jsonl [--json]
 `dds-dps`      MRI x4: a sample of DDS beside a sample of DPS with 1000 steps, in PSNR and in time
 `daps-dps`     phase retrieval: the best of four samples of DAPS beside the best of four of DPS, both labelled so
-`enkg-gsg`     a model that says values alone: EnKG beside random-direction guidance, at equal calls of the model
+`enkg-gsg`     phase retrieval without derivatives of the model: EnKG beside DPS with gradients from random directions,
+               a sample of each, at as many calls of the model
 A line of OUT holds one contestant on one image. A line that is there already is not computed again, so that an
 interrupted run goes on where it stopped. `--tuning` takes the images that settings are chosen on; `--set` changes the
 settings of the contestant labelled L. Contestants take turns on each image, so that the machine treats them alike.
@@ -90,10 +91,10 @@ HEADLINES = {
         ),
     ),
     "enkg-gsg": Headline(
-        "sr4",
+        "phase-retrieval",
         *CLOTHES,
         "fashion32",
-        4,
+        1,
         "one",
         (
             Contestant("EnKG", "enkg"),

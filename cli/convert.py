@@ -12,7 +12,7 @@ from .streams import read_source
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="Image or volume; - for stdin.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Image, volume, measurement; - for stdin.")],
     output: Annotated[str, typer.Argument(metavar="OUT", help="Image to write; - for npy on stdout.")],
     axes: Axes = None,
     index: Index = None,
@@ -22,11 +22,17 @@ def convert(
     dtype: Annotated[
         str | None, typer.Option("--dtype", metavar="TYPE", help="Type of the values, such as float32; never lossy.")
     ] = None,
+    content: Annotated[
+        str | None,
+        typer.Option(
+            "--content", metavar="image|measurement", help="What to convert, of files that hold both; else chosen."
+        ),
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert an image between formats, keeping axes, spacing, affine and units as far as the format has them.
+    """Convert an image or a measurement between formats, keeping axes, spacing, affine and units where it has them.
 
     Values are never rescaled. A conversion that would lose values, such as of fractions to uint8, is refused.
     """
@@ -36,7 +42,7 @@ def convert(
 
     if output == "-" and json:
         raise UsageError("--json and an image cannot both go to standard output", "write the image to a file")
-    facts = convert_file(ConvertRequest(read_source(source), output, axes, index, channel, dtype, force))
+    facts = convert_file(ConvertRequest(read_source(source), output, axes, index, channel, dtype, force, content))
     if dtype is not None and facts["dtype"] != dtype:
         note(f"{facts['format']} files hold {facts['dtype']}: the values are those of {dtype}", quiet)
     if json:

@@ -84,10 +84,28 @@ def _computation() -> list[Fact]:
     libraries = {"MKL": torch.backends.mkl, "oneDNN": torch.backends.mkldnn}
     return [
         Fact("kernels", ["torch", *(name for name, library in libraries.items() if library.is_available())]),
+        *_projectors(["cpu", *(["cuda"] if gpus else [])]),
         Fact("threads", f"{torch.get_num_threads()} of {_cores()} cores"),
         Fact("CPU features", torch.backends.cpu.get_cpu_capability()),
         Fact("devices", ["cpu", *(f"cuda:{i} {name}" for i, name in enumerate(gpus))]),
     ]
+
+
+def _projectors(devices: list[str]) -> list[Fact]:
+    """Return which kernels of tomography each device uses, and why."""
+    import torch
+
+    from recon.errors import ReconError
+    from recon.kernels.dispatch import choose
+
+    facts = []
+    for device in devices:
+        try:
+            choice = choose(torch.device(device))
+            facts.append(Fact(f"projectors on {device}", choice.backend, hint=choice.reason))
+        except ReconError as err:
+            facts.append(Fact(f"projectors on {device}", err.message, False, err.hint or ""))
+    return facts
 
 
 def _machine() -> list[Fact]:

@@ -43,6 +43,7 @@ COMMANDS = {
     "eval": Entry("evaluate:evaluate", "Score a reconstruction against the truth."),
     "view": Entry("view:view", "Draw images, errors and maps side by side as a PNG."),
     "check": Entry("check:check", "Check a preset, and an input, before running."),
+    "batch": Entry("batch:batch", "Reconstruct every input of a manifest."),
     "rerun": Entry("rerun:rerun", "Repeat a reconstruction from its JSON sidecar."),
     "demo": Entry("demo:demo", "Simulate, reconstruct, score and view a shipped sample."),
     "info": Entry("info:info", "Describe a file: format, axes, shape, units."),

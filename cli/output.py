@@ -14,7 +14,7 @@ Cells = Sequence[Any]
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object; numbers that are not finite become null."""
-    print(json.dumps(_plain(value), indent=2))
+    print(json.dumps(plain(value), indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Cells], stream: IO[str] | None = None) -> None:
@@ -82,16 +82,16 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], stream: IO[str
     Console(file=stream).print(table)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value of types that JSON has."""
+def plain(value: Any) -> Any:
+    """Return a value of types that JSON has; numbers that are not finite become null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, set | frozenset):
-        return sorted(_plain(v) for v in value)
+        return sorted(plain(v) for v in value)
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

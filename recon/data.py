@@ -135,12 +135,33 @@ class NoiseSpec:
     """Noise of a measurement, in the measurement's own units.
 
     kind "gaussian": y = z + sigma n; for complex data sigma is the standard deviation of each of the real and
-    imaginary parts.  kind "poisson": y = Poisson(gain z)/gain, gain in counts per unit.  kind "none": exact data.
+    imaginary parts.  kind "poisson": y = Poisson(gain z)/gain, gain in counts per unit.  kind "transmission":
+    y = -ln(Poisson(gain exp(-attenuation z))/gain)/attenuation, gain in counts of a ray that nothing attenuates,
+    attenuation in nepers per unit.  kind "none": exact data.
     """
 
     kind: str = "gaussian"
     sigma: float = 0.0
     gain: float = 0.0
+    attenuation: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scanner's file says of its data beyond an operator; what it leaves open is inferred when reconstructing.
+
+    crop: (Y, X) at the centre of the reconstructed image that the scanner shows, or None for all of it.
+    readout: axis of the image, "y" or "x", along which every line is read out; None where it is not known.
+    oversampling: field of view measured along the readout for each one shown; 1 where none was added.
+    lines: whether k-space is on a Cartesian grid; without it an operator for its trajectory is needed.
+    notes: what reading found out, one line each for the user.
+    """
+
+    crop: tuple[int, int] | None = None
+    readout: str | None = None
+    oversampling: float = 1.0
+    lines: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +169,7 @@ class Measurement:
     """Measurements of N items (or slices) through one operator.
 
     y: (N, *out_shape).  operator, noise, geometry (of the image to reconstruct) where known.
+    scan: set where the data are a scanner's own, whose operator may differ from item to item and is to be completed.
     """
 
     y: np.ndarray
@@ -155,6 +177,7 @@ class Measurement:
     noise: NoiseSpec | None = None
     geometry: Geometry | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    scan: Scan | None = None
 
 
 @dataclass(frozen=True)

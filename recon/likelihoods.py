@@ -3,6 +3,8 @@
     Gaussian   y = z + sigma n                              loss = ||y - z||^2 / (2 sigma^2)
     Poisson    k ~ Poisson(lam), lam = gain (scale z + offset),  k = gain (scale y + offset)
                loss = sum(lam - k ln lam)
+    Transmission  k ~ Poisson(lam), lam = gain exp(-(scale z + offset)),  k = gain exp(-(scale y + offset))
+               loss = sum(lam + k (scale z + offset))
 
 `scale` and `offset` undo the map to the prior's units, so the Poisson rate is that of the measured data.
 """
@@ -87,6 +89,35 @@ class Poisson(Likelihood):
         return (variance.flatten(1).sum(1) / count).sqrt()
 
     def to(self, device: str | torch.device) -> Poisson:
+        return replace(self, offset=self.offset.to(device))
+
+
+@final
+@dataclass(frozen=True)
+class Transmission(Likelihood):
+    """Counts of what an object lets through; gain in counts of a ray that it does not meet.
+
+    scale z + offset, with offset (1, *out_shape), is the attenuation in nepers: a line integral of tomography. y is
+    the logarithm of the counts, in z's units.
+    Source: H. Erdogan, J. A. Fessler, Phys. Med. Biol. 44, 1999, eq. 2, without background counts.
+    """
+
+    gain: float
+    scale: float
+    offset: Tensor
+
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        return (self.rate(z) + self.rate(y) * (self.scale * z + self.offset)).flatten(1).sum(1)
+
+    def rate(self, z: Tensor) -> Tensor:
+        """Return the expected counts gain exp(-(scale z + offset))."""
+        return self.gain * (-(self.scale * z + self.offset)).exp()
+
+    def noise_level(self, z: Tensor, count: int) -> Tensor:
+        variance = 1 / (self.rate(z) * self.scale**2)
+        return (variance.flatten(1).sum(1) / count).sqrt()
+
+    def to(self, device: str | torch.device) -> Transmission:
         return replace(self, offset=self.offset.to(device))
 
 

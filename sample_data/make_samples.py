@@ -11,11 +11,13 @@ import gzip
 import hashlib
 import io
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import skimage
+import tifffile
 from PIL import Image
 
 HERE = Path(__file__).parent
@@ -25,6 +27,9 @@ TEST_AXIAL = (60, 75, 90, 105)  # of the test subject
 TEST_SAGITTAL = (70, 90)
 TUNING_AXIAL = (90, 120)  # of the training subject, whose second axis points down
 PNG_SIDE = 256
+FASHION_TEST = range(8)
+FASHION_TUNING = (11, 222, 3333, 4444)
+IDX_HEADER, IDX_SIDE, BORDER = 16, 28, 2
 
 
 def main(folder: Path) -> None:
@@ -35,7 +40,9 @@ def main(folder: Path) -> None:
     brain_tuning(next(folder.rglob("filestore/db/S1/anatomicals/raw.nii.gz")))
     ct_slice(next(folder.rglob("tests/data/rle.dcm")))
     photographs()
-    names = sorted(p.name for p in HERE.iterdir() if p.name.endswith((".nii.gz", ".png")))
+    clothes(next(folder.rglob("fashion-mnist/t10k-images-idx3-ubyte.gz")), FASHION_TEST, "fashion_test.tiff")
+    clothes(next(folder.rglob("fashion-mnist/train-images-idx3-ubyte.gz")), FASHION_TUNING, "fashion_tuning.tiff")
+    names = sorted(p.name for p in HERE.iterdir() if p.name.endswith((".nii.gz", ".png", ".tiff")))
     lines = [f"{hashlib.sha256((HERE / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
     (HERE / "SHA256SUMS").write_text("".join(lines))
 
@@ -97,6 +104,14 @@ def photographs() -> None:
     for name in ("camera", "astronaut"):
         full = Image.fromarray(getattr(skimage.data, name)())
         full.resize((PNG_SIDE, PNG_SIDE), Image.Resampling.BOX).save(HERE / f"{name}.png", optimize=True)
+
+
+def clothes(source: Path, indices: Iterable[int], name: str) -> None:
+    """Some images of Fashion-MNIST, each a page, with a black border to 32 pixels a side."""
+    content = np.frombuffer(gzip.decompress(source.read_bytes()), np.uint8, offset=IDX_HEADER)
+    images = content.reshape(-1, IDX_SIDE, IDX_SIDE)[list(indices)]
+    framed = np.pad(images, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
+    tifffile.imwrite(HERE / name, framed, photometric="minisblack", metadata={"axes": "TYX"}, software="recon")
 
 
 if __name__ == "__main__":

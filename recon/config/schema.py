@@ -32,11 +32,15 @@ class NoiseSection(_Section):
 
     sigma: Gaussian standard deviation relative to the data range of the image (each of real and imaginary parts).
     peak: Poisson counts that a measured value equal to the data range gives.
+    photons, attenuation: transmission: counts of a ray that nothing attenuates, and nepers (by which a ray falls to 1/e)
+        that a measured value equal to the data range attenuates.
     """
 
-    kind: Literal["gaussian", "poisson", "none"] = "gaussian"
+    kind: Literal["gaussian", "poisson", "transmission", "none"] = "gaussian"
     sigma: float = Field(default=0.0, ge=0)
     peak: float = Field(default=1000.0, gt=0)
+    photons: float = Field(default=1e5, gt=0)
+    attenuation: float = Field(default=0.03, gt=0)
 
 
 class PriorSection(_Section):
@@ -88,6 +92,30 @@ class ScalingSection(_Section):
     unit_norm: bool = False
 
 
+class ScanSection(_Section):
+    """What is inferred from a scanner's own k-space, which comes without a complete operator.
+
+    mask: "auto": the file's, else the samples that are not zero; "infer": those in any case; "preset": the preset's
+    mask laid over them, to undersample a full scan after the fact.
+    maps: "auto": those given, else ESPIRiT for several coils; "rough": low-resolution images; "none".
+    calibration: most samples a side of the measured centre of k-space that maps and phase are taken from.
+    kernel, threshold: of ESPIRiT, patch side and least singular value relative to the largest.
+    phase: "auto": of the low-resolution image, moved into the maps where the image is real; "absorb"; "none".
+    sigma: noise of each real and imaginary part in k-space's units; none: from the outer corners of k-space.
+    oversampling: remove that of the readout.  crop: cut the image to the part that the scanner shows.
+    """
+
+    mask: Literal["auto", "infer", "preset"] = "auto"
+    maps: Literal["auto", "espirit", "rough", "none"] = "auto"
+    calibration: int = Field(default=24, ge=2)
+    kernel: int = Field(default=6, ge=2, le=12)
+    threshold: float = Field(default=0.02, gt=0, lt=1)
+    phase: Literal["auto", "absorb", "none"] = "auto"
+    sigma: float | None = Field(default=None, ge=0)
+    oversampling: bool = True
+    crop: bool = True
+
+
 class RunSection(_Section):
     """How to run: number of samples, seed, device, threads (0: all cores), samples per chunk (0: chosen).
 
@@ -118,5 +146,6 @@ class Config(_Section):
     prior: PriorSection = PriorSection(name="brain-mri")
     method: MethodSection
     scaling: ScalingSection = ScalingSection()
+    scan: ScanSection = ScanSection()
     run: RunSection = RunSection()
     metrics: MetricsSection = MetricsSection()

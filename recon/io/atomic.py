@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from recon.errors import OutputExistsError, ReconError, ResourceError, UsageError
+from recon.io.catalog import is_folder_name, names_written
 
 PathLike = str | os.PathLike[str]
 
@@ -52,16 +54,59 @@ def check_writable(paths: Iterable[PathLike], force: bool = False) -> None:
     for path in (os.fspath(p) for p in paths):
         if is_stream(path):
             continue
-        target = _target(path)
+        target = _target(path, is_folder_name(path))
         folder = target.parent
         if not os.path.isdir(folder):
             raise write_error(path, OSError(errno.ENOTDIR if os.path.exists(folder) else errno.ENOENT, ""))
         if not os.access(folder, os.W_OK | os.X_OK):
             raise ResourceError(f"cannot write {path}: its folder is read-only", "write elsewhere")
-        if os.path.exists(target):
-            existing.append(path)
+        existing += [path for path in names_written(str(target)) if os.path.lexists(path)]
     if existing and not force:
         raise _exists(existing)
+
+
+def is_several(path: PathLike) -> bool:
+    """Tell whether an output of this name is a folder, or several files."""
+    name = os.fspath(path)
+    return not is_stream(path) and (is_folder_name(name) or len(names_written(name)) > 1)
+
+
+@contextmanager
+def atomic_files(path: PathLike, force: bool = False) -> Iterator[Path]:
+    """Yield a path to write a folder to, or several files of one name and other extensions; they appear at the end.
+
+    A folder is replaced as a whole. Errors as `atomic_write`; an interrupt between the renames of several files can
+    leave some of them replaced.
+    """
+    target = _target(path, is_folder_name(path))
+    check_writable([path], force)
+    work = target.parent / f".{os.fsdecode(os.fsencode(target.name)[:200])}.tmp-{os.getpid()}"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir()
+        yield work / target.name
+        _sync_tree(work)
+        for name in sorted(os.listdir(work)):
+            old = target.parent / name
+            if os.path.isdir(old):
+                os.replace(old, work / f"{name}.old")
+            os.replace(work / name, old)
+    except BaseException as err:
+        if isinstance(err, OSError):
+            raise write_error(path, err) from err
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    _sync_folder(target.parent)
+
+
+def remove(path: PathLike) -> None:
+    """Remove an output, whether one file, several or a folder; what is not there is no error."""
+    for name in names_written(os.fspath(path)):
+        if os.path.isdir(name) and not os.path.islink(name):
+            shutil.rmtree(name, ignore_errors=True)
+        else:
+            Path(name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -133,12 +178,12 @@ def write_error(path: PathLike, err: OSError) -> ResourceError:
     return ResourceError(f"cannot write {os.fspath(path)}: {reason}", hint)
 
 
-def _target(path: PathLike) -> Path:
+def _target(path: PathLike, folder: bool = False) -> Path:
     name = os.fspath(path)
     if not name or "\0" in name:
         raise UsageError("the name of an output is empty or invalid", "name an output file")
     target = Path(os.path.realpath(name))
-    if os.path.isdir(target):
+    if os.path.isdir(target) and not folder:
         raise UsageError(f"cannot write {name}: it is a folder", "name a file in it")
     return target
 
@@ -158,6 +203,14 @@ def _create(temporary: Path) -> BinaryIO:
     with suppress(FileNotFoundError):
         os.unlink(temporary)
     return open(temporary, "x+b")
+
+
+def _sync_tree(folder: Path) -> None:
+    """Bring the content of every file of a folder to the disk."""
+    for name in folder.rglob("*"):
+        if name.is_file():
+            with open(name, "rb") as stream:
+                os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -64,6 +64,32 @@ def arrange(volume: Volume, order: Sequence[str], drop: Sequence[str] = ()) -> t
     return volume.array.transpose([axes.index(n) for n in (*gone, *names)])[(0,) * len(gone)], names
 
 
+def grey_slices(volume: Volume, what: str, complex_values: bool = False) -> np.ndarray:
+    """Return a grey image as slices (z, y, x); a picture is one slice, items and channels of length 1 are dropped.
+
+    what: the format, for the message of the InputError that colours, items and, unless asked for, complex values raise.
+    """
+    axes, shape = volume.geometry.axes, volume.array.shape
+    sizes = dict(zip(axes, shape, strict=True))
+    if sizes.get("c", 1) > 1 or sizes.get("n", 1) > 1 or not {"y", "x"} <= set(axes):
+        raise InputError(
+            f"{what} holds grey slices, got axes {','.join(axes)} of shape {shape}", "write .npz, .h5 or .nii"
+        )
+    if volume.array.dtype.kind == "c" and not complex_values:
+        raise InputError(f"{what} holds real values, got complex ones", "write .npz, .h5 or .nii")
+    array, names = arrange(volume, ("z", "y", "x"), drop=("n", "c"))
+    return array if "z" in names else array[None]
+
+
+def known_steps(geometry: Geometry, units: tuple[str, ...] = ("mm",)) -> tuple[float, float, float] | None:
+    """Return the spacing along (z, y, x), 1 for an axis that lacks; None where it is unknown or in other units."""
+    if geometry.spacing is None or geometry.units not in units:
+        return None
+    steps = dict(zip(geometry.axes, (float(s) for s in geometry.spacing), strict=True))
+    found = (steps.get("z", 1.0), steps.get("y", 1.0), steps.get("x", 1.0))
+    return found if min(found) > 0 and max(found) < np.inf else None
+
+
 def declared_range(dtype: np.dtype) -> tuple[float, float] | None:
     """Return (black, white) that a picture's type declares: bool, 8 or 16 bit unsigned; None for all others."""
     return {"b1": (0.0, 1.0), "u1": (0.0, 255.0), "u2": (0.0, 65535.0)}.get(f"{dtype.kind}{dtype.itemsize}")

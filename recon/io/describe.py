@@ -12,8 +12,9 @@ from recon.errors import InputError
 from recon.io import hdf5, measurement, npy, npz
 from recon.io.arrays import ArrayFile, choose, is_measurement, plain, read_image
 from recon.io.axes import Axes, parse_axes, plain_geometry
+from recon.io.catalog import HDF5_LAYOUTS
 from recon.io.operator_file import CSR, read_operator_file
-from recon.io.registry import read_volume
+from recon.io.registry import holds_measurement, is_array_name, read_volume, scanned
 from recon.io.sniffing import sniff_source
 from recon.io.source import Input, open_source
 
@@ -31,16 +32,19 @@ def describe(source: Input, axes: Axes = None) -> Facts:
     with open_source(source) as opened:
         form = sniff_source(opened)
         facts: Facts = {"file": opened.name, "format": form, "bytes": opened.size}
+        if opened.path is not None and opened.path.is_dir():
+            facts["bytes"] = sum(p.stat().st_size for p in opened.path.rglob("*") if p.is_file())
         if form == "npy":
             found: Facts | None = _array(npy.read_array(opened), named, opened.name, form)
         elif form == "npz":
             with npz.open_npz(opened) as archive:
                 found = _container(archive, opened.inner, named)
-        elif form == "hdf5":
+        elif form == "hdf5" or (form in HDF5_LAYOUTS and is_array_name(opened.inner)):
             with hdf5.open_hdf5(opened) as file:
                 found = _container(file, opened.inner, named)
         else:
-            found = None
+            measured = scanned(opened) if named is None and holds_measurement(source) else None
+            found = None if measured is None else _measurement(measured)
     if found is None:
         found = _operator(read_operator_file(source)) if form in ("toml", "npz", "hdf5") else _image(source, named)
     strict: Facts = _strict(facts | found)
@@ -90,6 +94,8 @@ def _measurement(found: Measurement) -> Facts:
     facts["noise"] = None if noise is None else {"kind": noise.kind, "sigma": noise.sigma, "gain": noise.gain}
     facts["geometry"] = None if found.geometry is None else _geometry(found.geometry)
     facts["provenance"] = found.provenance
+    if found.scan is not None:
+        facts["scan"] = {k: v for k, v in vars(found.scan).items() if v not in (None, ())}
     return facts
 
 
@@ -118,16 +124,22 @@ def _geometry(geometry: Geometry) -> Facts:
 
 
 def _values(array: np.ndarray) -> Facts:
-    """Return shape, type, and the range of the finite values."""
-    finite = np.isfinite(array)
-    count = int(np.count_nonzero(finite))
-    kept = array if count == array.size else array[finite]
-    kept = kept.astype(np.uint8) if kept.dtype == bool else np.abs(kept) if kept.dtype.kind == "c" else kept
+    """Return shape, type, and the range of the finite values; part by part, since it may be mapped from disk."""
+    count, lows, highs = 0, [], []
+    for part in array if array.ndim > 2 else [array]:
+        finite = np.isfinite(part)
+        found = int(np.count_nonzero(finite))
+        kept = part if found == part.size else part[finite]
+        kept = kept.astype(np.uint8) if kept.dtype == bool else np.abs(kept) if kept.dtype.kind == "c" else kept
+        if found:
+            lows.append(kept.min().item())
+            highs.append(kept.max().item())
+        count += found
     return {
         "shape": list(array.shape),
         "dtype": str(array.dtype),
-        "min": kept.min().item() if count else None,
-        "max": kept.max().item() if count else None,
+        "min": min(lows, default=None),
+        "max": max(highs, default=None),
         "finite": count,
         "size": int(array.size),
     }

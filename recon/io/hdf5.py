@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 class Hdf5File(ArrayFile):
     """The datasets of an opened HDF5 file, by their full names without the leading `/`."""
 
-    def __init__(self, file: h5py.File, name: str) -> None:
+    def __init__(self, file: h5py.File, source: Source) -> None:
+        name = source.name
         self.name = name
         self.form = "hdf5"
         self._file = file
+        self._source = source
         self._keys = tuple(sorted(_walk(file, name, "", set())))
 
     def keys(self) -> tuple[str, ...]:
@@ -36,6 +38,36 @@ class Hdf5File(ArrayFile):
             dataset = self._file[key]
             return tuple(dataset.shape or ()), dataset.dtype
 
+    def attribute(self, key: str, group: str = "") -> Any:
+        """Return an attribute of a group or dataset as a number, a text or an array; None where there is none."""
+        with reading(f"{self.name}::{group}", "attribute"):
+            found = self._file[group or "/"].attrs
+            if key not in found:
+                return None
+            value = found[key]
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+    def mapped(self, key: str) -> np.ndarray:
+        """Return an array: mapped from disk where it lies there in one piece, in native order, else read."""
+        name = f"{self.name}::{key}"
+        with reading(name, "dataset"):
+            dataset = self._file[key]
+            _refuse_foreign_storage(dataset, name)
+            check_dtype(dataset.dtype, name)
+            offset, nbytes = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
+            own = self._source.path is not None and self._file.userblock_size == 0 and dataset.dtype.isnative
+            if offset is None or not own or offset + nbytes > self._source.size or not nbytes:
+                return self.array(key)
+            return np.memmap(str(self._source.path), dataset.dtype, "r", offset, dataset.shape)
+
+    def part(self, key: str, index: Any) -> np.ndarray:
+        """Return a part of a dataset, also of records, without reading the rest."""
+        name = f"{self.name}::{key}"
+        with reading(name, "dataset"):
+            dataset = self._file[key]
+            _refuse_foreign_storage(dataset, name)
+            return np.asarray(dataset[index])
+
     def _read(self, key: str) -> np.ndarray:
         import h5py
 
@@ -44,9 +76,9 @@ class Hdf5File(ArrayFile):
             dataset = self._file[key]
             _refuse_foreign_storage(dataset, name)
             if h5py.check_string_dtype(dataset.dtype) is not None:
-                if dataset.shape != ():
+                if dataset.size != 1:
                     raise InputError(f"{name}: expected numbers or one text, got texts of shape {dataset.shape}")
-                return np.array(dataset.asstr()[()])
+                return np.array(dataset.asstr()[(0,) * len(dataset.shape)])
             check_dtype(dataset.dtype, name)
             return native(np.asarray(dataset[()]), name)
 
@@ -61,7 +93,7 @@ def open_hdf5(source: Source) -> Iterator[Hdf5File]:
         file = h5py.File(source.stream, "r")
     with file:
         with reading(source.name, "HDF5 file"):
-            opened = Hdf5File(file, source.name)
+            opened = Hdf5File(file, source)
         yield opened
 
 

@@ -2,19 +2,21 @@
 
 format "recon-measurement", version 1, y, provenance,
 operator/kind, operator/params, operator/in_shape, operator/arrays/<name>,
-noise/kind, noise/sigma, noise/gain,
+noise/kind, noise/sigma, noise/gain, noise/attenuation,
 geometry/axes, geometry/affine, geometry/spacing, geometry/units, geometry/value_range, geometry/meta
+scan: JSON, of data in the scanner's own form, whose operator is not complete
 """
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import asdict
 from typing import BinaryIO
 
 import numpy as np
 
-from recon.data import Measurement, NoiseSpec, OperatorSpec
+from recon.data import Measurement, NoiseSpec, OperatorSpec, Scan
 from recon.errors import InputError
 from recon.io import hdf5, npz
 from recon.io.arrays import (
@@ -30,7 +32,7 @@ from recon.io.arrays import (
 from recon.io.source import native
 
 VERSION = 1
-NOISE_KINDS = ("gaussian", "poisson", "none")
+NOISE_KINDS = ("gaussian", "poisson", "transmission", "none")
 _ARRAYS = "operator/arrays/"
 
 
@@ -64,7 +66,22 @@ def _read(file: ArrayFile) -> Measurement:
         noise=_read_noise(file) if has("noise/") else None,
         geometry=read_geometry(file, "geometry/") if has("geometry/") else None,
         provenance=file.json("provenance") if "provenance" in keys else {},
+        scan=_read_scan(file) if "scan" in keys else None,
     )
+
+
+def _read_scan(file: ArrayFile) -> Scan:
+    facts = file.json("scan")
+    try:
+        crop = facts.get("crop")
+        size = None if crop is None else (int(crop[0]), int(crop[1]))
+        readout, oversampling = facts.get("readout"), float(facts.get("oversampling", 1.0))
+        if readout not in (None, "y", "x") or not 1 <= oversampling < math.inf or (size is not None and min(size) < 1):
+            raise ValueError(f"readout {readout}, oversampling {oversampling}, crop {crop}")
+        notes = tuple(str(note) for note in facts.get("notes", ()))
+        return Scan(size, readout, oversampling, bool(facts.get("lines", True)), notes)
+    except (ValueError, TypeError, IndexError, KeyError) as err:
+        raise InputError(f"{file.name}: 'scan' is not valid ({err})", "see docs/formats.md for the layout") from err
 
 
 def _read_operator(file: ArrayFile) -> OperatorSpec:
@@ -78,12 +95,13 @@ def _read_operator(file: ArrayFile) -> OperatorSpec:
 def _read_noise(file: ArrayFile) -> NoiseSpec:
     kind = file.text("noise/kind")
     sigma, gain = (float(file.numbers(f"noise/{name}", ())) for name in ("sigma", "gain"))
-    if kind not in NOISE_KINDS or not (0 <= sigma < math.inf and 0 <= gain < math.inf):
+    attenuation = float(file.numbers("noise/attenuation", ())) if "noise/attenuation" in file.keys() else 1.0
+    if kind not in NOISE_KINDS or not (0 <= sigma < math.inf and 0 <= gain < math.inf and 0 < attenuation < math.inf):
         raise InputError(
             f"{file.name}: noise '{kind}' with sigma {sigma} and gain {gain}, expected finite levels of at least 0",
             f"known kinds: {', '.join(NOISE_KINDS)}",
         )
-    return NoiseSpec(kind, sigma, gain)
+    return NoiseSpec(kind, sigma, gain, attenuation)
 
 
 def _items(measurement: Measurement) -> Items:
@@ -110,6 +128,10 @@ def _items(measurement: Measurement) -> Items:
             "noise/sigma": np.array(float(noise.sigma)),
             "noise/gain": np.array(float(noise.gain)),
         }
+        if noise.kind == "transmission":
+            items["noise/attenuation"] = np.array(float(noise.attenuation))
+    if measurement.scan is not None:
+        items["scan"] = json_item(asdict(measurement.scan))
     if measurement.geometry is not None:
         items |= geometry_items(measurement.geometry, "geometry/")
     return items

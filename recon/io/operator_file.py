@@ -22,10 +22,10 @@ import numpy as np
 
 from recon.data import OperatorSpec
 from recon.errors import InputError
-from recon.io import hdf5, npy, npz
+from recon.io import bart, hdf5, matlab, npy, npz
 from recon.io.arrays import ArrayFile, choose, is_measurement
 from recon.io.axes import arrange
-from recon.io.catalog import FORMATS
+from recon.io.catalog import FORMATS, HDF5_LAYOUTS
 from recon.io.registry import load_measurement, read_volume
 from recon.io.sniffing import sniff_source
 from recon.io.source import Input, Source, open_source, require_finite
@@ -115,9 +115,14 @@ def _load(key: str, path: str, kind: str, in_shape: tuple[int, ...]) -> Arrays:
         if form == "npz":
             with npz.open_npz(opened) as archive:
                 return _load_from(archive, opened, key, kind, in_shape)
-        if form == "hdf5":
+        if form == "hdf5" or form in HDF5_LAYOUTS:
             with hdf5.open_hdf5(opened) as file:
                 return _load_from(file, opened, key, kind, in_shape)
+        if form == "matlab":
+            with matlab.open_matlab(opened) as file:
+                return _load_from(file, opened, key, kind, in_shape)
+        if form == "bart":
+            return {key: bart.read_array(opened)}
     return {key: _load_picture(path)}
 
 

@@ -10,15 +10,16 @@ from typing import Any
 
 from recon.data import Measurement, Volume, to_stack
 from recon.errors import InputError, UsageError
-from recon.io.atomic import PathLike, is_stream, open_output
+from recon.io.atomic import PathLike, atomic_files, is_several, is_stream, open_output
 from recon.io.axes import Axes, parse_axes
-from recon.io.catalog import FORMATS, Format, format_of_name, supported
+from recon.io.catalog import FORMATS, HDF5_LAYOUTS, Format, format_of_name, supported
 from recon.io.source import Input, Source, open_source, require_finite
 
 __all__ = [
     "FORMATS",
     "Format",
     "check_volume",
+    "holds_measurement",
     "output_format",
     "read_measurement",
     "read_volume",
@@ -57,7 +58,11 @@ def write_volume(path: PathLike, volume: Volume, force: bool = False) -> dict[st
     """
     form = output_format(path, "image")
     module = _module(form)
-    _check(module, volume)
+    check_volume(path, volume)
+    if is_several(path):
+        with atomic_files(path, force) as made:
+            facts = module.write_files(made, volume)
+        return {"format": form.name, **facts}
     with open_output(path, force) as stream:
         if os.fspath(path).lower().endswith(".gz"):
             with gzip.GzipFile(filename="", mode="wb", fileobj=stream, compresslevel=6, mtime=0) as zipped:
@@ -72,7 +77,10 @@ def check_volume(path: PathLike, volume: Volume) -> None:
 
     Raises UsageError for an unknown extension, InputError where the format cannot hold it.
     """
-    _check(_module(output_format(path, "image")), volume)
+    module = _module(output_format(path, "image"))
+    _check(module, volume)
+    if hasattr(module, "check_name") and not is_several(path):
+        module.check_name(os.fspath(path), volume)
 
 
 def read_measurement(source: Input, axes: Axes = None) -> Measurement:
@@ -93,15 +101,23 @@ def read_measurement(source: Input, axes: Axes = None) -> Measurement:
 
 
 def write_measurement(path: PathLike, measurement: Measurement, force: bool = False) -> None:
-    """Write a measurement all or nothing as .h5 or .npz; `-` writes npz to standard output.
+    """Write a measurement all or nothing in the format of the file name; `-` writes npz to standard output.
 
-    Raises UsageError for another extension; otherwise as `write_volume`.
+    Raises UsageError for an extension of no such format, InputError where the format cannot hold it; otherwise as
+    `write_volume`.
     """
     from recon.io.measurement import write_stream
 
     form = output_format(path, "measurement")
+    if is_several(path):
+        with atomic_files(path, force) as made:
+            _module(form).write_measurement_files(made, measurement)
+        return
     with open_output(path, force) as stream:
-        write_stream(stream, measurement, form.name)
+        if form.name in ("npz", "hdf5"):
+            write_stream(stream, measurement, form.name)
+        else:
+            _module(form).write_measurement(stream, measurement)
 
 
 def output_format(path: PathLike, use: str) -> Format:
@@ -131,12 +147,52 @@ def load_measurement(source: Source, axes: tuple[str, ...] | None) -> Measuremen
         with npz.open_npz(source) as archive:
             if not _is_image(archive.keys(), source):
                 return measurement.read_file(archive, source.inner)
-    if form == "hdf5" and axes is None:
+    if (form == "hdf5" or (form in HDF5_LAYOUTS and is_array_name(source.inner))) and axes is None:
         with hdf5.open_hdf5(source) as file:
             if not _is_image(file.keys(), source):
                 return measurement.read_file(file, source.inner)
+    found = scanned(source) if axes is None else None
+    if found is not None:
+        return found
     volume = _read_image(source, axes)
     return Measurement(to_stack(volume), geometry=volume.geometry)
+
+
+def scanned(source: Source) -> Measurement | None:
+    """Return the measurement of a scanner's own format; None where the file is of none, or holds an image alone."""
+    from recon.io.sniffing import sniff_source
+
+    form = FORMATS[sniff_source(source)]
+    read = getattr(_module(form), "read_measurement", None) if form.module is not None else None
+    found: Measurement | None = read(source) if read is not None else None
+    return found
+
+
+def holds_measurement(source: Input) -> bool:
+    """Tell whether a file holds a measurement as such: our layout, or a scanner's own."""
+    from recon.io import hdf5, npz
+    from recon.io.arrays import is_measurement
+    from recon.io.sniffing import sniff_source
+
+    with open_source(source) as opened:
+        form = sniff_source(opened)
+        if is_array_name(opened.inner):
+            return False
+        if form in ("npz", "hdf5"):
+            with npz.open_npz(opened) if form == "npz" else hdf5.open_hdf5(opened) as file:
+                return is_measurement(file)
+        return not _may_be_image(opened, form) and scanned(opened) is not None
+
+
+def is_array_name(inner: str | None) -> bool:
+    """Tell whether what follows `::` names one array; `counter=0` chooses among acquisitions."""
+    return inner is not None and "=" not in inner
+
+
+def _may_be_image(source: Source, form: str) -> bool:
+    """Tell whether a file of a format that does not say what it holds may be an image."""
+    ask = getattr(_module(FORMATS[form]), "holds_image", None) if FORMATS[form].module is not None else None
+    return ask is not None and bool(ask(source))
 
 
 def _is_image(keys: tuple[str, ...], source: Source) -> bool:
@@ -147,7 +203,7 @@ def _read_image(source: Source, axes: tuple[str, ...] | None) -> Volume:
     from recon.io.sniffing import sniff_source
 
     form = FORMATS[sniff_source(source)]
-    if "image" not in form.reads:
+    if form.module is None:
         raise InputError(f"{source.name}: an operator file, expected an image", "give it with --operator")
     volume: Volume = _module(form).read(source, axes)
     return volume

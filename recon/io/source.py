@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,32 +24,46 @@ MAX_RATIO = 200
 
 @dataclass(frozen=True)
 class Source:
-    """An opened input: a seekable stream, its size in bytes, its name for messages, and the array named in it."""
+    """An opened input: a seekable stream, its size in bytes, its name for messages, and the array named in it.
+
+    path: where it lies, None for standard input and pipes. Of a folder the stream is empty.
+    """
 
     stream: BinaryIO
     size: int
     name: str
     inner: str | None = None
+    path: Path | None = None
 
 
 @contextmanager
 def open_source(source: Input) -> Iterator[Source]:
-    """Open a path, `path::array` (one array of an npz or HDF5 file) or bytes. Raises InputError if it cannot."""
+    """Open a path, `path::array` (one array of several), a folder or bytes. Raises InputError if it cannot."""
     if isinstance(source, bytes):
         yield Source(io.BytesIO(source), len(source), "standard input")
         return
     path, inner = split_inner(os.fspath(source))
+    path = real_name(path)
+    if os.path.isdir(path):
+        yield Source(io.BytesIO(), 0, path, inner, Path(path))
+        return
     try:
         stream: BinaryIO = open(path, "rb")
     except (OSError, ValueError) as err:
         reason = (err.strerror or "").lower() if isinstance(err, OSError) else "the name is invalid"
         raise InputError(f"cannot read {path}: {reason}", "check the path") from err
     with stream:
+        where: Path | None = Path(path)
         if not stream.seekable():
-            stream = io.BytesIO(stream.read())
+            stream, where = io.BytesIO(stream.read()), None
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
-        yield Source(stream, size, path, inner)
+        yield Source(stream, size, path, inner, where)
+
+
+def real_name(path: str) -> str:
+    """Return the name of the file that a path means: BART names its pairs without an extension."""
+    return f"{path}.cfl" if not os.path.exists(path) and os.path.exists(f"{path}.cfl") else path
 
 
 def split_inner(path: str) -> tuple[str, str | None]:
@@ -101,6 +117,16 @@ def native(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
+def library(name: str, package: str, what: str) -> Any:
+    """Import a library that only some formats need. Raises ResourceError, with the line that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as err:
+        raise ResourceError(
+            f"{what} needs the package '{package}', which is not installed", "pip install 'diffusion-recon[formats]'"
+        ) from err
+
+
 def is_numeric(dtype: np.dtype) -> bool:
     """Tell whether a type is boolean, integer, real or complex, of at most 64 bits a real number."""
     return dtype.kind in "biufc" and dtype.itemsize <= (16 if dtype.kind == "c" else 8)
@@ -117,7 +143,9 @@ def require_finite(array: np.ndarray, what: str) -> None:
     """Raise InputError if the array holds NaN or Inf; the message gives their number and the shape."""
     if array.dtype.kind not in "fc":
         return
-    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    # part by part: an array may be mapped from disk
+    parts = array if array.ndim > 1 else array[None]
+    bad = array.size - sum(int(np.count_nonzero(np.isfinite(part))) for part in parts)
     if bad:
         raise InputError(
             f"{what}: {bad} of {array.size} values are NaN or infinite (shape {array.shape})",

@@ -30,13 +30,25 @@ def ramp_filter(sinogram: Tensor, distance: float) -> Tensor:
 
     sinogram: (..., detectors).  distance: between detectors, in the unit of the line integrals.
     """
-    count = sinogram.shape[-1]
-    length = 2 ** math.ceil(math.log2(2 * count))
-    n = np.minimum(np.arange(length), length - np.arange(length))
+    return convolve(sinogram, ramp_kernel(sinogram.shape[-1]) / distance)
+
+
+def ramp_kernel(count: int) -> np.ndarray:
+    """Return d^2 h[n] of the Ram-Lak filter for n = 0 .. count, (count + 1,)."""
+    n = np.arange(count + 1)
     kernel = np.where(n % 2 == 1, -1 / (math.pi * np.maximum(n, 1)) ** 2, 0.0)
     kernel[0] = 0.25
-    response = torch.from_numpy(np.fft.rfft(kernel).real / distance).to(sinogram)
-    return torch.fft.irfft(torch.fft.rfft(sinogram, n=length) * response, n=length)[..., :count]
+    return kernel
+
+
+def convolve(rows: Tensor, kernel: np.ndarray) -> Tensor:
+    """Return each row (..., n) convolved with a symmetric kernel, given for 0 .. n, without wrap-around; same shape."""
+    count = rows.shape[-1]
+    length = 2 ** math.ceil(math.log2(2 * count))
+    n = np.minimum(np.arange(length), length - np.arange(length))
+    response = np.fft.rfft(np.where(n <= count, kernel[np.minimum(n, count)], 0.0)).real
+    transform = torch.fft.rfft(rows, n=length) * torch.from_numpy(response).to(rows)
+    return torch.fft.irfft(transform, n=length)[..., :count]
 
 
 def backproject(filtered: Tensor, geometry: ParallelGeometry) -> Tensor:
@@ -65,15 +77,15 @@ def backproject(filtered: Tensor, geometry: ParallelGeometry) -> Tensor:
     return image.reshape(batch, len(y), len(x))
 
 
-def angular_weights(degrees: np.ndarray) -> np.ndarray:
-    """Return the arc in radians that each angle stands for: half of the gaps to its neighbours, modulo 180 degrees.
+def angular_weights(degrees: np.ndarray, period: float = 180.0) -> np.ndarray:
+    """Return the arc in radians that each angle stands for: half of the gaps to its neighbours, modulo `period`.
 
     The largest gap counts as a missing wedge where it exceeds four times the mean of the others: the angles at its
-    ends then stand for an ordinary gap there. A full set sums to pi; a limited arc to that arc.
+    ends then stand for an ordinary gap there. A full set of parallel beams sums to pi; a limited arc to that arc.
     """
-    folded = np.asarray(degrees, float).ravel() % 180.0
+    folded = np.asarray(degrees, float).ravel() % period
     order = np.argsort(folded, kind="stable")
-    gaps = np.diff(folded[order], append=folded[order[0]] + 180.0)
+    gaps = np.diff(folded[order], append=folded[order[0]] + period)
     widest = int(np.argmax(gaps))
     others = np.delete(gaps, widest)
     others = others[others > 1e-6]

@@ -22,6 +22,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from recon.errors import ResourceError
+from recon.kernels.rays import Rays, trace
 
 INDEX_LIMIT = 2**31 - 1
 
@@ -42,10 +43,25 @@ class ParallelGeometry:
     offset: float = 0.0
     pixel_size: float = 1.0
 
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """(Y, X)."""
+        return self.shape
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """(views, detectors)."""
+        return len(self.angles), self.detectors
+
+    def rays(self) -> Rays:
+        """Return the rays, in pixels."""
+        (cos, sin), s = (part[:, None] for part in directions(self.angles)), self.detector_axis()
+        along = np.broadcast_arrays(-sin, cos, s)[:2]
+        return trace(self.shape, np.stack([s * cos, s * sin]), np.stack(along), self.pixel_size)
+
     def directions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return cos and sin of the angles, each (n_angles,), exact at multiples of 90 degrees."""
-        cos, sin = (np.array([_cosd(a - shift) for a in np.asarray(self.angles, float).ravel()]) for shift in (0, 90))
-        return cos, sin
+        return directions(self.angles)
 
     def pixel_axes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the centres' coordinates: y of each row (upwards) and x of each column, in pixels."""
@@ -74,6 +90,12 @@ class ParallelGeometry:
         """Return the memory of the matrix and its transpose, with 32-bit indices and `itemsize`-byte values."""
         rays, pixels = len(self.angles) * self.detectors, self.shape[0] * self.shape[1]
         return 2 * self.entries() * (itemsize + 4) + 4 * (rays + pixels)
+
+
+def directions(degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return cos and sin of angles in degrees, each (n,), exact at multiples of 90."""
+    cos, sin = (np.array([_cosd(a - shift) for a in np.asarray(degrees, float).ravel()]) for shift in (0, 90))
+    return cos, sin
 
 
 def projection_matrix(geometry: ParallelGeometry, dtype: type = np.float32) -> tuple[csr_matrix, csr_matrix]:

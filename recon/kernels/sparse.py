@@ -28,12 +28,17 @@ def sparse_product(matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
     return y
 
 
+def multiply(matrix: Tensor, x: Tensor) -> Tensor:
+    """Return A x_b for each item of a batch, without gradient: A (m, n) in CSR, (B, n) -> (B, m)."""
+    if x.shape[0] == 1:  # the matrix-vector product is the faster one
+        return (matrix @ x[0])[None]
+    return (matrix @ x.t().contiguous()).t().contiguous()
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
-        if x.shape[0] == 1:  # the matrix-vector product is the faster one
-            return (matrix @ x[0])[None]
-        return (matrix @ x.t().contiguous()).t().contiguous()
+        return multiply(matrix, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

@@ -100,6 +100,10 @@ class LinearOperator(Operator):
         """
         return None
 
+    def has_svd(self) -> bool:
+        """Return whether `svd` gives one; operators that factorise for it say so without that work."""
+        return self.svd() is not None
+
     def pinv(self, y: Tensor) -> Tensor | None:
         """Return a cheap (regularised or exact) pseudo-inverse applied to y, or None; by default from `svd`."""
         spectrum = self.svd()
@@ -205,6 +209,9 @@ class Scaled(LinearOperator):
     def svd(self) -> Spectrum | None:
         spectrum = self.base.svd()
         return None if spectrum is None else rescaled(spectrum, self.scale)
+
+    def has_svd(self) -> bool:
+        return self.base.has_svd()
 
     def pinv(self, y: Tensor) -> Tensor | None:
         return self.base.pinv(y / self.scale)

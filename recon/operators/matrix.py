@@ -78,6 +78,9 @@ class DenseMatrix(LinearOperator):
         """Return the factorised matrix, the work of the first call; None beyond 1600 rows or columns."""
         return self._spectrum
 
+    def has_svd(self) -> bool:
+        return max(self.matrix.shape) <= SVD_SIDE
+
     @cached_property
     def _spectrum(self) -> Spectrum | None:
         return _factorised(self, self.matrix)
@@ -116,6 +119,9 @@ class SparseMatrix(LinearOperator):
     def svd(self) -> Spectrum | None:
         """Return the factorised real representation, the work of the first call; None beyond 1600 rows or columns."""
         return self._spectrum
+
+    def has_svd(self) -> bool:
+        return max(self.matrix.shape) <= SVD_SIDE
 
     @cached_property
     def _spectrum(self) -> Spectrum | None:

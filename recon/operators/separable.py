@@ -67,6 +67,9 @@ class Separable(LinearOperator):
             lambda c: row_u @ (c @ column_u.T),
         )
 
+    def has_svd(self) -> bool:
+        return True
+
     def pinv(self, y: Tensor) -> Tensor:
         return self._synthesise(self._analyse(y) * self.inverse_powers)
 

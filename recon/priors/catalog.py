@@ -84,10 +84,13 @@ def describe_prior(name: str) -> dict[str, Any]:
     """
     from safetensors import safe_open
 
-    from recon.priors.open import describe_file, is_stored
+    from recon.priors.adapter_file import describe_adapters
+    from recon.priors.open import describe_file, is_adapters, is_stored
     from recon.priors.store import network_of, read_config
 
     path = prior_path(name)
+    if is_adapters(path):
+        return {**describe_adapters(path), "sha256": file_sha256(path)}
     if not is_stored(path):
         return describe_file(path)
     config = read_config(path)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recon.errors import ConfigError
 from recon.priors.base import Denoiser, Prediction
-from recon.priors.preconditioning import PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
 from recon.priors.wrapper import Wrapper
 
 GuidanceMode = Literal["cfg", "cfg++"]

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from recon.errors import ConfigError, ResourceError
+from recon.priors.adapter_file import FORMAT as ADAPTERS
 from recon.priors.base import Denoiser
 from recon.priors.catalog import SUFFIX, folder_files, weights_sha256
 from recon.priors.preconditioning import KINDS, Flow
@@ -38,6 +39,10 @@ def open_prior(path: Path) -> Denoiser:
     """
     if is_stored(path):
         return load_prior(path)
+    if is_adapters(path):
+        raise ConfigError(
+            f"{path.name} holds adapters of a prior, and is none by itself", "see: recon priors show FILE"
+        )
     content = read_checkpoint(path)
     name = path.resolve().name if path.is_dir() else path.stem
     found = identify(content, path.resolve().name)
@@ -52,8 +57,18 @@ def open_prior(path: Path) -> Denoiser:
 
 def is_stored(path: Path) -> bool:
     """Tell whether a file is in our own format. Raises InputError for a damaged safetensors file."""
+    return _format(path) == FORMAT.partition("/")[0]
+
+
+def is_adapters(path: Path) -> bool:
+    """Tell whether a file holds trained adapters. Raises InputError for a damaged safetensors file."""
+    return _format(path) == ADAPTERS.partition("/")[0]
+
+
+def _format(path: Path) -> str:
+    """Return what a safetensors file says that it is, without the version; "" for other files."""
     if path.is_dir():
-        return False
+        return ""
     if path.suffix != SUFFIX:
         try:
             with path.open("rb") as stream:
@@ -61,8 +76,8 @@ def is_stored(path: Path) -> bool:
         except OSError as err:
             raise ResourceError(f"cannot read {path.name}: {err.strerror or 'the system refused it'}") from err
         if start[8:] != b"{" or int.from_bytes(start[:8], "little") > path.stat().st_size:
-            return False
-    return read_metadata(path).get("format", "").startswith(FORMAT.partition("/")[0])
+            return ""
+    return read_metadata(path).get("format", "").partition("/")[0]
 
 
 def describe_file(path: Path) -> dict[str, Any]:

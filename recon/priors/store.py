@@ -38,7 +38,7 @@ NETWORKS: dict[str, tuple[str, str, str]] = {
 # name -> (module, class); a denoiser is made of a network, a PriorInfo and its `settings`
 DENOISERS: dict[str, tuple[str, str]] = {
     "edm": ("recon.priors.edm", "EDMDenoiser"),
-    "preconditioned": ("recon.priors.preconditioning", "PreconditionedDenoiser"),
+    "preconditioned": ("recon.priors.preconditioned", "PreconditionedDenoiser"),
 }
 
 

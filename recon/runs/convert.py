@@ -11,9 +11,18 @@ import numpy as np
 from recon.data import Volume, take_item
 from recon.errors import InputError, UsageError
 from recon.io.atomic import check_writable
-from recon.io.registry import output_format, read_volume, write_volume
+from recon.io.catalog import format_of_name
+from recon.io.registry import (
+    holds_measurement,
+    output_format,
+    read_measurement,
+    read_volume,
+    write_measurement,
+    write_volume,
+)
 
 DTYPES = ("uint8", "uint16", "int16", "int32", "float32", "float64", "complex64", "complex128")
+CONTENTS = ("image", "measurement")
 GREY = "grey"
 # luma of ITU-R BT.601
 LUMA = (0.299, 0.587, 0.114)
@@ -24,6 +33,8 @@ class ConvertRequest:
     """What the user asked for; `source` is a path or the bytes of standard input, `output` a path or "-".
 
     index: one slice alone.  channel: a number, or "grey" for the luma of RGB.  dtype: one of DTYPES.
+    content: "image" or "measurement"; None: the measurement where the source holds one and the output's format can, and
+    nothing is asked for that only images have.
     """
 
     source: str | os.PathLike[str] | bytes
@@ -33,6 +44,7 @@ class ConvertRequest:
     channel: str | None = None
     dtype: str | None = None
     force: bool = False
+    content: str | None = None
 
 
 def convert(request: ConvertRequest) -> dict[str, Any]:
@@ -43,8 +55,11 @@ def convert(request: ConvertRequest) -> dict[str, Any]:
     """
     if request.dtype is not None and request.dtype not in DTYPES:
         raise UsageError(f"unknown type '{request.dtype}'", f"choose from: {', '.join(DTYPES)}")
-    output_format(request.output, "image")
+    content = _content(request)
+    output_format(request.output, content)
     check_writable([request.output], request.force)
+    if content == "measurement":
+        return _convert_measurement(request)
     volume = read_volume(request.source, request.axes)
     if request.index is not None:
         volume = take_item(volume, request.index)
@@ -55,6 +70,31 @@ def convert(request: ConvertRequest) -> dict[str, Any]:
     facts = write_volume(request.output, volume, request.force)
     shape = {"axes": list(volume.geometry.axes), "shape": list(volume.array.shape)}
     return {"output": os.fspath(request.output), **shape, **facts}
+
+
+def _content(request: ConvertRequest) -> str:
+    """Return what is converted, the image or the measurement of the source. Raises UsageError for what cannot be."""
+    for_images = {"--index": request.index, "--channel": request.channel, "--dtype": request.dtype}
+    asked = [option for option, value in for_images.items() if value is not None]
+    if request.content is not None:
+        if request.content not in CONTENTS:
+            raise UsageError(f"unknown content '{request.content}'", f"choose from: {', '.join(CONTENTS)}")
+        if request.content == "measurement" and asked:
+            raise UsageError(f"{', '.join(asked)} apply to images alone", "leave them out, or convert the image")
+        return request.content
+    form = format_of_name(os.fspath(request.output))
+    if form is None or "measurement" not in form.writes or asked or request.axes is not None:
+        return "image"
+    return "measurement" if holds_measurement(request.source) else "image"
+
+
+def _convert_measurement(request: ConvertRequest) -> dict[str, Any]:
+    measurement = read_measurement(request.source, request.axes)
+    write_measurement(request.output, measurement, request.force)
+    operator = measurement.operator.kind if measurement.operator is not None else None
+    form = output_format(request.output, "measurement").name
+    facts = {"content": "measurement", "operator": operator, "shape": list(measurement.y.shape), "format": form}
+    return {"output": os.fspath(request.output), **facts, "dtype": str(measurement.y.dtype)}
 
 
 def take_channel(volume: Volume, channel: str) -> Volume:

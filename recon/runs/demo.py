@@ -132,8 +132,8 @@ def oracle_tv(plan: Plan, truth: Volume) -> tuple[np.ndarray, float]:
     reference = to_stack(truth)
     images, weight = [], 0.0
     for i, image in enumerate(reference):
-        y = torch.from_numpy(plan.input.measurement.y[i : i + 1])
-        scaled = scale_problem(plan.operator, y, plan.input.noise, a, b, norm=plan.norm)
+        y, operator = plan.input.item(i)
+        scaled = scale_problem(operator, torch.from_numpy(y), plan.input.noise, a, b, norm=plan.norm)
         target = torch.from_numpy((image[None] - b) / a).to(plan.operator.in_dtype)
         best = oracle_weight(TotalVariation, scaled.problem, target, TV_WEIGHTS)
         images.append((a * best.result.samples[0] + b).numpy())

@@ -57,21 +57,31 @@ class Outcome:
         return mean_and_std(self.samples)[1]
 
 
+class Diverged(NumericalError):
+    """A method diverged.
+
+    last: of each item until then its mean, and of the one that diverged the mean of the samples' last good states,
+    as one sample; None where there is none.
+    """
+
+    def __init__(self, message: str, hint: str, last: Outcome | None) -> None:
+        super().__init__(message, hint)
+        self.last = last
+
+
 def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
-    """Return the outcome of a plan. Raises NumericalError if a method diverged."""
+    """Return the outcome of a plan. Raises Diverged if a method did."""
     start = time.monotonic()
     prior = plan.prior.to(plan.device) if plan.prior is not None else None
     a, b = plan.window.affine(plan.value_range)
-    y = plan.input.measurement.y
-    items = y.shape[0]
+    items = plan.input.measurement.y.shape[0]
     counts = {"nfe": 0, "backprops": 0, "operator_calls": 0}
-    stacks, residuals, mean_residuals, spreads = [], [], [], []
+    stacks, residuals, mean_residuals, spreads, sound = [], [], [], [], True
     chunks = [range(i, min(i + plan.chunk, plan.members)) for i in range(0, plan.members, plan.chunk)]
     rounds = items * len(chunks)
     for item in range(items):
-        scaled = scale_problem(
-            plan.operator, torch.from_numpy(y[item : item + 1]), plan.input.noise, a, b, norm=plan.norm
-        )
+        y, operator = plan.input.item(item)
+        scaled = scale_problem(operator, torch.from_numpy(y), plan.input.noise, a, b, norm=plan.norm)
         problem = on_device(scaled.problem, plan.device)
         drawn = []
         for number, indices in enumerate(chunks):
@@ -85,19 +95,23 @@ def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -
             noise = SeededNoise(_item_seed(plan, item), list(indices), plan.device)
             shape = (len(indices), *plan.operator.in_shape)
             result = plan.method.sample(prior, problem, None, noise, shape, report)
-            if result.status is not Status.OK or not bool(torch.isfinite(result.samples.abs()).all()):
-                status = result.status if result.status is not Status.OK else Status.DIVERGED
-                raise NumericalError(f"method '{plan.config.method.name}' {status.value}", status.message)
             drawn.append(result.samples)
             if result.stats.ensemble is not None:
                 spreads.append(scaled.a * float(result.stats.ensemble.spreads[-1]))
             for key in counts:
                 counts[key] += getattr(result.stats, key) * len(indices)
+            sound = result.status is Status.OK and bool(torch.isfinite(result.samples.abs()).all())
+            if not sound:
+                break
         samples = torch.cat(drawn)[: plan.samples]
         residuals.append(_residual(problem, samples))
         mean_residuals.append(_residual(problem, samples.mean(0, keepdim=True)))
-        stacks.append(_image_units(samples, scaled))
-    return Outcome(
+        stacks.append(plan.input.shown(_image_units(samples, scaled)))
+        if not sound:
+            # the item that diverged may have fewer samples than those before
+            stacks = [stack.mean(0, keepdims=True) for stack in stacks]
+            break
+    outcome = Outcome(
         samples=np.stack(stacks, axis=1),
         residual=[float(np.mean(r)) for r in residuals],
         residual_of_mean=[float(r[0]) for r in mean_residuals],
@@ -106,6 +120,10 @@ def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -
         ensemble_spread=spreads,
         **counts,
     )
+    if sound:
+        return outcome
+    last = outcome if np.isfinite(outcome.samples).all() else None
+    raise Diverged(f"method '{plan.config.method.name}' diverged", Status.DIVERGED.message, last)
 
 
 def _item_seed(plan: Plan, item: int) -> int:

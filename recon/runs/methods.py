@@ -39,6 +39,7 @@ BASELINES: dict[str, tuple[str, str, str]] = {
     "adjoint": ("recon.baselines.direct", "Adjoint", "A^H y, scaled to fit the data: zero-filled, backprojection"),
     "fbp": ("recon.baselines.direct", "PseudoInverse", "the operator's pseudo-inverse: filtered backprojection"),
     "cg": ("recon.baselines.least_squares", "ConjugateGradient", "least squares by conjugate gradients, stopped early"),
+    "sirt": ("recon.baselines.sirt", "SIRT", "simultaneous iterative reconstruction, weighted by the rays' lengths"),
     "tikhonov": ("recon.baselines.least_squares", "Tikhonov", "least squares with a quadratic smoothness penalty"),
     "tv": ("recon.baselines.tv", "TotalVariation", "least squares with isotropic total variation, primal-dual"),
     "wavelet": ("recon.baselines.wavelet", "Wavelet", "least squares with an l1 penalty on wavelet coefficients"),
@@ -89,7 +90,7 @@ def missing_needs(cls: type[Method], operator: Operator) -> list[str]:
         "linear": lambda: isinstance(operator, LinearOperator),
         "adjoint": lambda: isinstance(operator, LinearOperator),
         "pinv": lambda: isinstance(operator, LinearOperator) and _has_pinv(operator),
-        "svd": lambda: isinstance(operator, LinearOperator) and operator.svd() is not None,
+        "svd": lambda: isinstance(operator, LinearOperator) and operator.has_svd(),
     }
     return sorted(need for need in cls.needs if not offers[need]())
 
@@ -98,4 +99,8 @@ def _has_pinv(operator: LinearOperator) -> bool:
     """Return whether this operator, not only its class, has a pseudo-inverse: MRI with coil maps has none."""
     import torch
 
+    from recon.operators.base import LinearOperator
+
+    if type(operator).pinv is LinearOperator.pinv:  # from the singular values
+        return operator.has_svd()
     return operator.pinv(torch.zeros(1, *operator.out_shape, dtype=operator.out_dtype)) is not None

@@ -13,7 +13,7 @@ import numpy as np
 
 from recon.data import Geometry, Volume, from_stack
 from recon.errors import ConfigError, InputError
-from recon.io.atomic import check_writable, write_bytes
+from recon.io.atomic import check_writable, remove, write_bytes
 from recon.io.catalog import format_of_name
 from recon.io.registry import check_volume, write_volume
 
@@ -46,10 +46,16 @@ def output_names(output: Path, samples: int) -> OutputNames:
     return OutputNames(output, sidecar, std, many)
 
 
+def last_state_name(output: Path) -> Path:
+    """Return OUT_last: the last good state of a run that diverged."""
+    stem, extension = split_extension(output)
+    return output.with_name(f"{stem}_last{extension}")
+
+
 def split_extension(path: Path) -> tuple[str, str]:
     """Return (stem, extension) of a file name, with ".nii.gz" as one extension."""
     form = format_of_name(path.name)
-    known = form.extensions if form is not None else (path.suffix,)
+    known = form.extensions + form.folders if form is not None else (path.suffix,)
     extension = max((e for e in known if path.name.lower().endswith(e)), key=len, default="")
     return path.name[: len(path.name) - len(extension)], path.name[len(path.name) - len(extension) :]
 
@@ -113,7 +119,7 @@ def all_or_nothing(names: OutputNames) -> Iterator[None]:
         yield
     except BaseException:
         for path in fresh:
-            path.unlink(missing_ok=True)
+            remove(path)
         raise
 
 

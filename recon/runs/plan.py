@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from recon.runs.fit_prior import fit_prior
 from recon.runs.methods import make_method, missing_needs
 from recon.runs.problem import unit_norm
 from recon.runs.resolve_input import ResolvedInput, resolve_input
-from recon.runs.scaling import Window, find_window
+from recon.runs.scaling import Window
 from recon.samplers.base import Method
 
 # classical baselines work in units where black is 0 and white is 1
@@ -79,8 +81,15 @@ class Plan:
         }
 
 
-def make_plan(config: Config, measurement: Measurement, operator_file: OperatorSpec | None = None) -> Plan:
+def make_plan(
+    config: Config,
+    measurement: Measurement,
+    operator_file: OperatorSpec | None = None,
+    opener: Callable[[Path], Denoiser] = open_prior,
+) -> Plan:
     """Return the plan for a measurement.
+
+    opener: how the prior's file is opened, so that a batch can open it once.
 
     Raises ConfigError where method, operator and prior cannot work together, saying why; InputError for bad data.
     """
@@ -89,7 +98,7 @@ def make_plan(config: Config, measurement: Measurement, operator_file: OperatorS
     method = make_method(config.method.name, config.method.params)
     resolved = resolve_input(measurement, config, operator_file)
     check_pairing(config.method.name, method, resolved.operator, resolved.spec.kind)
-    prior = open_prior(prior_path(config.prior.name)) if method.uses_prior else None
+    prior = opener(prior_path(config.prior.name)) if method.uses_prior else None
     notices = list(resolved.notices)
     if prior is not None:
         prior, lines = fit_prior(prior, config.prior, resolved.operator, method, device)
@@ -98,9 +107,7 @@ def make_plan(config: Config, measurement: Measurement, operator_file: OperatorS
     if samples > 1 and not method.stochastic:
         notices.append(f"method '{config.method.name}' is deterministic: one sample instead of {samples}")
         samples = 1
-    window = resolved.window or find_window(
-        config.scaling, resolved.measurement.geometry, resolved.operator, torch.from_numpy(resolved.measurement.y)
-    )
+    window = resolved.window or resolved.find_window(config.scaling)
     norm = unit_norm(resolved.operator) if config.scaling.unit_norm else None
     members = method.members(samples)
     # the members of an ensemble see each other: it comes whole, and batches its own network calls

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recon.data import NoiseSpec, Problem
 from recon.errors import ConfigError
-from recon.likelihoods import Gaussian, Likelihood, Poisson
+from recon.likelihoods import Gaussian, Likelihood, Poisson, Transmission
 from recon.operators.base import LinearOperator, Operator
 from recon.operators.units import InUnits
 from recon.solvers.power import operator_norm
@@ -49,6 +49,8 @@ def likelihood_of(noise: NoiseSpec, scale: float, offset: Tensor) -> Likelihood:
     """Return the likelihood of data divided by `scale` after subtracting `offset`."""
     if noise.kind == "poisson":
         return Poisson(noise.gain, scale, offset)
+    if noise.kind == "transmission":
+        return Transmission(noise.gain, noise.attenuation * scale, noise.attenuation * offset)
     return Gaussian(noise.sigma / scale if noise.kind == "gaussian" else 0.0)
 
 

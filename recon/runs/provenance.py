@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from recon import __version__
+from recon.io.catalog import names_written
+from recon.priors.catalog import file_sha256
 
 # an absolute path inside a longer argument, such as a list of paths
 EMBEDDED = re.compile(r"(?<![\w.~-])~?(?:/[^/\s'\",;:=\[\]()]+)+/?")
@@ -19,6 +21,20 @@ PACKAGES = ("torch", "numpy", "scipy", "h5py", "nibabel", "scikit-image", "safet
 def bytes_sha256(data: bytes) -> str:
     """Return the SHA-256 of bytes as hexadecimal text."""
     return hashlib.sha256(data).hexdigest()
+
+
+def content_sha256(path: Path) -> str:
+    """Return the SHA-256 of an input: of a file; of a folder or of several files, that of a list "digest  name"."""
+    names = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else _parts(path)
+    if names == [path]:
+        return file_sha256(path)
+    root = path if path.is_dir() else path.parent
+    lines = [f"{file_sha256(name)}  {name.relative_to(root).as_posix()}\n" for name in names]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    return [Path(name) for name in names_written(str(path)) if name == str(path) or Path(name).exists()]
 
 
 def versions() -> dict[str, str]:

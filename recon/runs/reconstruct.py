@@ -11,29 +11,34 @@ from typing import Any
 import numpy as np
 
 from recon.config.schema import Config
-from recon.data import OperatorSpec, Volume, from_stack, to_stack
-from recon.errors import InputError
+from recon.data import Measurement, OperatorSpec, Volume, from_stack, to_stack
+from recon.errors import InputError, ReconError
+from recon.io.catalog import format_of_name
 from recon.io.operator_file import read_operator_file
 from recon.io.registry import read_measurement, read_volume, write_volume
-from recon.io.source import split_inner
+from recon.io.source import real_name, split_inner
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
-from recon.priors.catalog import file_sha256
-from recon.runs.execute import Outcome, Progress, execute
+from recon.priors.base import Denoiser
+from recon.priors.open import open_prior
+from recon.runs.execute import Diverged, Outcome, Progress, execute
 from recon.runs.outputs import (
+    OutputNames,
     all_or_nothing,
     check_images,
     check_outputs,
     image_geometry,
+    last_state_name,
     output_names,
     write_images,
     write_sidecar,
 )
 from recon.runs.plan import Plan, make_plan
-from recon.runs.provenance import bytes_sha256, portable_path
+from recon.runs.provenance import bytes_sha256, content_sha256, portable_path
 from recon.runs.sidecar import run_sidecar
 
 OnProgress = Callable[[Progress], None]
+Opener = Callable[[Path], Denoiser]
 
 
 @dataclass(frozen=True)
@@ -75,31 +80,51 @@ class RunReport:
         }
 
 
-def plan_request(request: RunRequest) -> tuple[Plan, Volume | None]:
-    """Return the plan of a request and its truth; refuses outputs that exist before reading weights."""
+def plan_request(
+    request: RunRequest, opener: Opener = open_prior, measurement: Measurement | None = None
+) -> tuple[Plan, Volume | None]:
+    """Return the plan of a request and its truth; refuses outputs that exist before reading weights.
+
+    measurement: what `request.source` holds, where it is read already.
+    """
     if request.output is not None:
         check_outputs(output_names(request.output, request.config.run.samples), request.force)
-    measurement = read_measurement(request.source, axes=request.axes)
+    if measurement is None:
+        measurement = read_measurement(request.source, axes=request.axes)
     spec = _operator_file(request.operator_file)
     truth = read_volume(request.truth) if request.truth is not None else None
-    plan = make_plan(request.config, measurement, spec)
+    plan = make_plan(request.config, measurement, spec, opener)
     if truth is not None:
         _check_truth(truth, plan)
+    form = format_of_name(request.output.name) if request.output is not None else None
+    if form is not None and form.name == "dicom":
+        plan.notices.append("the DICOM series is derived and marked: not for diagnostic use")
     if request.output is not None:
-        op, measured = plan.operator, plan.input.measurement
-        names, shape = output_names(request.output, plan.samples), (measured.y.shape[0], *op.in_shape)
-        check_images(names, plan.samples, shape, op.in_dtype.is_complex, measured.geometry)
+        names, is_complex = output_names(request.output, plan.samples), plan.operator.in_dtype.is_complex
+        check_images(names, plan.samples, plan.input.image_shape, is_complex, plan.input.measurement.geometry)
     return plan, truth
 
 
-def reconstruct(request: RunRequest, on_plan: Callable[[Plan], None], on_progress: OnProgress | None) -> RunReport:
-    """Run a request from files to files. Raises ReconError; nothing is left behind on failure."""
+def reconstruct(
+    request: RunRequest,
+    on_plan: Callable[[Plan], None],
+    on_progress: OnProgress | None,
+    opener: Opener = open_prior,
+    measurement: Measurement | None = None,
+) -> RunReport:
+    """Run a request from files to files; opener, measurement: see `plan_request`.
+
+    Raises ReconError; nothing is left behind on failure, but for the last good state of a method that diverged.
+    """
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    plan, truth = plan_request(request)
+    plan, truth = plan_request(request, opener, measurement)
     on_plan(plan)
-    outcome = execute(plan, on_progress)
+    try:
+        outcome = execute(plan, on_progress)
+    except Diverged as err:
+        _keep_last(request, plan, err, started)
+        raise
     mean = outcome.mean
-    geometry = image_geometry(plan.input.measurement.geometry, mean.shape)
     metrics, protocol = _score(mean, outcome, truth, plan)
     statistics = {
         "seconds": round(outcome.seconds, 3),
@@ -110,25 +135,56 @@ def reconstruct(request: RunRequest, on_plan: Callable[[Plan], None], on_progres
     notices = list(plan.notices)
     if request.output is None:
         image = mean.astype(np.complex64 if np.iscomplexobj(mean) else np.float32)
+        geometry = image_geometry(plan.input.measurement.geometry, mean.shape)
         write_volume("-", from_stack(image, geometry))
         return RunReport("ok", metrics, _name(protocol), {}, statistics, notices)
     names = output_names(request.output, plan.samples)
-    folder = names.image.parent
+    outputs = _write(request, plan, outcome, names, metrics, protocol, started)
+    shown = {k: str(names.image.parent / name) for k, name in outputs.items()}
+    return RunReport("ok", metrics, _name(protocol), shown, statistics, notices)
+
+
+def _write(
+    request: RunRequest,
+    plan: Plan,
+    outcome: Outcome,
+    names: OutputNames,
+    metrics: dict[str, Any] | None,
+    protocol: dict[str, Any] | None,
+    started: str,
+    status: str = "ok",
+) -> dict[str, str]:
+    """Write all files of a run or none; return their names by kind."""
+    mean, folder = outcome.mean, names.image.parent
+    geometry = image_geometry(plan.input.measurement.geometry, mean.shape)
     kinds = {"image": names.image, "std": names.std, "samples": names.samples}
     outputs = {k: p.name for k, p in kinds.items() if p is not None}
     with all_or_nothing(names):
-        std = request.config.run.std_factor * outcome.std if plan.samples > 1 else None
+        std = request.config.run.std_factor * outcome.std if names.std is not None else None
         write_images(names, mean, std, outcome.samples, geometry, request.force)
         if request.sidecar:
             sources = _sources(request, folder)
             command = list(request.command)
             content = run_sidecar(
-                plan, outcome, command, folder, sources, request.preset, metrics, protocol, outputs, started
+                plan, outcome, command, folder, sources, request.preset, metrics, protocol, outputs, started, status
             )
             write_sidecar(names.sidecar, content, request.force)
             outputs["sidecar"] = names.sidecar.name
-    shown = {k: str(folder / name) for k, name in outputs.items()}
-    return RunReport("ok", metrics, _name(protocol), shown, statistics, notices)
+    return outputs
+
+
+def _keep_last(request: RunRequest, plan: Plan, err: Diverged, started: str) -> None:
+    """Write the last good state of a run that diverged beside its output, and say so in the error's hint."""
+    if request.output is None or err.last is None:
+        return
+    names = output_names(last_state_name(request.output), 1)
+    try:
+        check_outputs(names, request.force)
+        _write(request, plan, err.last, names, None, None, started, "diverged")
+    except (ReconError, OSError):
+        err.hint = f"{err.hint}; its last good state was not saved: {names.image.name} cannot be written"
+    else:
+        err.hint = f"{err.hint}; its last good state is in {names.image.name}"
 
 
 def _operator_file(path: Path | None) -> OperatorSpec | None:
@@ -137,7 +193,7 @@ def _operator_file(path: Path | None) -> OperatorSpec | None:
 
 def _check_truth(truth: Volume, plan: Plan) -> None:
     stack = to_stack(truth)
-    expected = (plan.input.measurement.y.shape[0], *plan.operator.in_shape)
+    expected = plan.input.image_shape
     if stack.shape != expected:
         raise InputError(
             f"the truth has shape {stack.shape} (items, channels, rows, columns), the reconstruction {expected}",
@@ -183,5 +239,6 @@ def _sources(request: RunRequest, folder: Path) -> dict[str, dict[str, str]]:
 
 def _source(path: Path, folder: Path) -> dict[str, str]:
     head, inner = split_inner(str(path))
+    head = real_name(head)
     name = portable_path(Path(head), folder)
-    return {"file": name if inner is None else f"{name}::{inner}", "sha256": file_sha256(Path(head))}
+    return {"file": name if inner is None else f"{name}::{inner}", "sha256": content_sha256(Path(head))}

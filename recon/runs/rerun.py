@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from recon.config.schema import Config
 from recon.errors import InputError, ResourceError
 from recon.io.source import split_inner
-from recon.priors.catalog import file_sha256, is_file, prior_path, weights_sha256
-from recon.runs.provenance import versions
+from recon.priors.catalog import is_file, prior_path, weights_sha256
+from recon.runs.provenance import content_sha256, versions
 from recon.runs.reconstruct import RunRequest
 from recon.runs.sidecar import SIDECAR_VERSION
 
@@ -73,7 +73,8 @@ def _config(facts: dict[str, Any], folder: Path, device: str | None) -> Config:
     pinned = {"device": device or facts["Device"], "threads": facts["Threads"], "chunk": facts["Chunk"]}
     content, prior = facts["Config"], facts["Config"]["prior"]
     if is_file(prior["name"]):
-        prior = {**prior, "name": str(folder / prior["name"])}
+        slash = "/" if prior["name"].endswith("/") else ""
+        prior = {**prior, "name": str(folder / prior["name"]) + slash}
     return Config.model_validate({**content, "prior": prior, "run": {**content["run"], **pinned}})
 
 
@@ -97,10 +98,10 @@ def _read(sidecar: Path) -> dict[str, Any]:
 
 def _check_hash(path: Path, expected: str, role: str) -> None:
     path = Path(split_inner(str(path))[0])
-    if not path.is_file():
+    if not path.exists():
         hint = "say where it is with --input FILE" if role == "input" else "put it back where the sidecar says"
         raise ResourceError(f"the {role} {path} of the run is missing", hint)
-    if file_sha256(path) != expected:
+    if content_sha256(path) != expected:
         raise InputError(f"the {role} {path} is not the file of the run: its SHA-256 differs")
 
 

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from recon.config.schema import Config
+from recon.config.schema import Config, ScalingSection
 from recon.data import Geometry, Measurement, NoiseSpec, OperatorSpec
 from recon.errors import InputError
 from recon.operators.base import Operator
+from recon.operators.calibration import cropped
 from recon.operators.registry import build, draw, family, parse_params
 from recon.operators.value_range import with_range
 from recon.runs.scaling import Window, find_window
+from recon.runs.scan import OFF_GRID, ScanItems, prepare_scan
 from recon.runs.simulate import absolute_noise
 
 # operators whose measurement is a picture of the image's field of view
@@ -29,6 +31,8 @@ class ResolvedInput:
     """A measurement with everything known, its operator, and what was inferred or in conflict.
 
     window: of image values, where it was needed to know the noise.
+    scan: the slices of a scanner's own k-space, each with an operator of its own; operator and spec are the first's.
+    crop: (Y, X) at the centre of the images that is written, or None.
     """
 
     measurement: Measurement
@@ -37,6 +41,32 @@ class ResolvedInput:
     noise: NoiseSpec
     notices: list[str] = field(default_factory=list)
     window: Window | None = None
+    scan: ScanItems | None = None
+    crop: tuple[int, int] | None = None
+
+    def item(self, index: int) -> tuple[np.ndarray, Operator]:
+        """Return data (1, *out_shape) and operator of one item."""
+        if self.scan is None:
+            return self.measurement.y[index : index + 1], self.operator
+        y, spec = self.scan.item(index)
+        return y, build(spec)
+
+    def find_window(self, section: ScalingSection) -> Window:
+        """Return the window of image values, estimated where neither file nor settings give it."""
+        geometry = self.measurement.geometry
+        if self.scan is not None:
+            return find_window(section, geometry, self.operator, None, self.scan.first_images)
+        return find_window(section, geometry, self.operator, torch.from_numpy(self.measurement.y))
+
+    def shown(self, images: np.ndarray) -> np.ndarray:
+        """Return the part of images (..., Y, X) that the scanner shows: all of them, or their centre."""
+        return images if self.crop is None else cropped(images, self.crop)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """(N, C, Y, X) of the images that are written."""
+        shape = self.operator.in_shape
+        return (self.measurement.y.shape[0], shape[0], *(self.crop or shape[-2:]))
 
 
 def resolve_input(measurement: Measurement, config: Config, operator_file: OperatorSpec | None) -> ResolvedInput:
@@ -45,7 +75,11 @@ def resolve_input(measurement: Measurement, config: Config, operator_file: Opera
     Raises InputError where y does not fit the operator or the noise or is not finite, or where the operator cannot be
     known.
     """
-    notices: list[str] = []
+    if measurement.scan is not None and not measurement.scan.lines and operator_file is None:
+        raise InputError(OFF_GRID, "grid it first, or give its operator as a matrix (--operator FILE)")
+    if _is_raw_mri(measurement, operator_file):
+        return _resolve_scan(measurement, config, operator_file)
+    notices: list[str] = list(measurement.scan.notes) if measurement.scan is not None else []
     spec = _choose_operator(measurement, config, operator_file, notices)
     operator = build(spec)
     y = _as_items(measurement.y, operator)
@@ -58,6 +92,20 @@ def resolve_input(measurement: Measurement, config: Config, operator_file: Opera
     noise, window = _choose_noise(known, operator, config, notices)
     _check_counts(noise, y)
     return ResolvedInput(known, spec, operator, noise, notices, window)
+
+
+def _is_raw_mri(measurement: Measurement, operator_file: OperatorSpec | None) -> bool:
+    kinds = {spec.kind for spec in (measurement.operator, operator_file) if spec is not None}
+    return measurement.scan is not None and kinds == {"mri"}
+
+
+def _resolve_scan(measurement: Measurement, config: Config, operator_file: OperatorSpec | None) -> ResolvedInput:
+    prepared = prepare_scan(measurement, config, operator_file)
+    spec = prepared.items.item(0)[1]
+    known = replace(measurement, geometry=prepared.geometry, noise=prepared.noise)
+    return ResolvedInput(
+        known, spec, build(spec), prepared.noise, prepared.notices, scan=prepared.items, crop=prepared.crop
+    )
 
 
 def _choose_operator(
@@ -178,7 +226,12 @@ def _choose_noise(
 
 
 def _check_counts(noise: NoiseSpec, y: np.ndarray) -> None:
-    """Raise InputError where data cannot be Poisson counts."""
+    """Raise InputError where data cannot be Poisson counts, or what is left of a known number."""
+    if noise.kind == "transmission" and (np.iscomplexobj(y) or not noise.gain > 0):
+        raise InputError(
+            f"transmission noise needs real line integrals and a gain above 0, got {y.dtype} and {noise.gain:g}",
+            "give counts of a ray that nothing attenuates",
+        )
     if noise.kind != "poisson":
         return
     if np.iscomplexobj(y) or y.min() < -1e-6 * y.max():

@@ -5,6 +5,7 @@ v = a u + b,   A v = a A u + b A 1   =>   A u ~ (y - b A 1)/a   with noise sigma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +35,16 @@ class Window:
         return a, self.low - a * value_range[0]
 
 
-def find_window(section: ScalingSection, geometry: Geometry | None, operator: Operator, y: torch.Tensor) -> Window:
+def find_window(
+    section: ScalingSection,
+    geometry: Geometry | None,
+    operator: Operator,
+    y: torch.Tensor | None,
+    first_images: Callable[[], torch.Tensor] | None = None,
+) -> Window:
     """Return the window of image values for the measurement y (N, *out_shape).
 
+    first_images: returns the images (N, C, Y, X) to estimate from, in place of those that operator and y give.
     Raises ConfigError for a mode and limits that do not fit each other, InputError if nothing was measured that a
     scale could be estimated from.
     """
@@ -53,7 +61,12 @@ def find_window(section: ScalingSection, geometry: Geometry | None, operator: Op
             "the image scale cannot be estimated through a non-linear operator",
             "give it: --set scaling.mode=fixed --set scaling.high=VALUE",
         )
-    first = first_reconstruction(operator, y)
+    if first_images is not None:
+        first = first_images()
+    elif y is not None:
+        first = first_reconstruction(operator, y)
+    else:
+        raise ValueError("an estimate needs a measurement")
     if not float(first.abs().max()) > 0:
         raise InputError("the measurement is zero everywhere: no image scale can be estimated from it")
     high = section.low + foreground_quantile(first.numpy() - section.low, section.quantile)

@@ -25,12 +25,15 @@ def run_sidecar(
     protocol: dict[str, Any] | None,
     outputs: dict[str, str],
     started: str,
+    status: str = "ok",
 ) -> dict[str, Any]:
     """Return the sidecar of `recon run`; sources: role -> {file, sha256, and for the input axes where given}."""
     weights = None
     config = plan.config.model_dump(mode="json")
     if is_file(plan.config.prior.name):
-        config["prior"]["name"] = portable_path(Path(plan.config.prior.name), folder)
+        named = Path(plan.config.prior.name)
+        # a folder is told by its slash
+        config["prior"]["name"] = portable_path(named, folder) + ("/" if named.is_dir() else "")
     if plan.prior is not None:
         path = prior_path(plan.config.prior.name)
         weights = {"name": plan.prior.info.name, "sha256": weights_sha256(path)}
@@ -57,7 +60,7 @@ def run_sidecar(
             "Backprops": outcome.backprops,
             "OperatorCalls": outcome.operator_calls,
             "PeakMemoryMB": round(outcome.peak_memory_mb, 1),
-            "Status": "ok",
+            "Status": status,
             "EnsembleSpread": outcome.ensemble_spread,
             "Residual": {"samples": outcome.residual, "mean": outcome.residual_of_mean},
             "Metrics": metrics,

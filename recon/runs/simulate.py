@@ -11,6 +11,7 @@ import torch
 from recon.config.schema import Config, NoiseSection
 from recon.data import Measurement, NoiseSpec, OperatorSpec, Volume, take_item, to_stack
 from recon.errors import InputError
+from recon.operators.attenuation import line_integrals
 from recon.operators.base import Operator
 from recon.operators.registry import build, draw
 from recon.operators.value_range import with_range
@@ -77,6 +78,8 @@ def absolute_noise(section: NoiseSection, width: float) -> NoiseSpec:
         return NoiseSpec("gaussian", sigma=section.sigma * width)
     if section.kind == "poisson":
         return NoiseSpec("poisson", gain=section.peak / width)
+    if section.kind == "transmission":
+        return NoiseSpec("transmission", gain=section.photons, attenuation=section.attenuation / width)
     return NoiseSpec("none")
 
 
@@ -89,6 +92,11 @@ def add_noise(z: np.ndarray, operator: Operator, noise: NoiseSpec, rng: np.rando
                 "use --set noise.kind=gaussian, or an operator with non-negative output",
             )
         noisy = rng.poisson(noise.gain * np.maximum(z, 0)) / noise.gain
+    elif noise.kind == "transmission":
+        if np.iscomplexobj(z):
+            raise InputError("transmission noise needs real line integrals; this operator gives complex ones")
+        counts = rng.poisson(noise.gain * np.exp(-noise.attenuation * z.astype(np.float64)))
+        noisy = line_integrals(counts, noise.gain, 0.0) / noise.attenuation
     elif noise.kind == "gaussian" and noise.sigma > 0:
         noisy = z + noise.sigma * rng.standard_normal(z.shape)
         if np.iscomplexobj(z):

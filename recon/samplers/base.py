@@ -30,8 +30,8 @@ class Status(enum.Enum):
         """What to do about it."""
         return {
             Status.OK: "finished",
-            Status.DIVERGED: "values became non-finite; lower the step size (method.zeta, method.gamma, method.lr) or "
-            "check the noise level and scaling of the measurement",
+            Status.DIVERGED: "values became non-finite or moved far off the data; lower the step size (method.zeta, "
+            "method.gamma, method.lr) or check the noise level and scaling of the measurement",
         }[self]
 
 
@@ -39,7 +39,7 @@ class Status(enum.Enum):
 class EnsembleStats:
     """How an ensemble fared, per step.
 
-    spreads: standard deviation of the members' denoised images, root mean square over the image, ().
+    spreads: standard deviation of the members' denoised images, root mean square over the image, (); last the result's.
     effective: effective number of the weighted members before resampling, ().  log_evidence: ln of the estimate of
     E[exp(-loss)] under the prior, ().  The last two are of particle methods.
     """
@@ -129,6 +129,7 @@ class Method(ABC):
     stochastic: whether samples differ (a deterministic method gives one).
     cfg_plus_plus: whether its steps add the unconditional noise again where a prior gives it (CFG++).
     ensemble: whether the samples of one call are members of one ensemble, which must not be split.
+    through_prior: whether its gradients go through the prior.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -136,6 +137,7 @@ class Method(ABC):
     stochastic: ClassVar[bool] = True
     cfg_plus_plus: ClassVar[bool] = False
     ensemble: ClassVar[bool] = False
+    through_prior: ClassVar[bool] = False
     citation: ClassVar[str] = ""
 
     @abstractmethod
@@ -157,6 +159,11 @@ class Method(ABC):
     def network_calls(self) -> int:
         """Number of network evaluations per sample, for estimates of time."""
         return 0
+
+    @property
+    def differentiates_prior(self) -> bool:
+        """Whether it differentiates the prior with these settings; backends without autograd cannot serve it then."""
+        return self.through_prior
 
     def members(self, samples: int) -> int:
         """Return how many samples are drawn to return `samples`: an ensemble may need more."""

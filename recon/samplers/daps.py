@@ -88,9 +88,7 @@ class DAPS(Method):
         if not self.lr > 0 or not 0 < self.lr_ratio <= 1 or not self.ode_min > 0:
             raise ConfigError("daps needs lr > 0, 0 < lr_ratio <= 1 and ode_min > 0")
         if self.conditional == "tweedie" and self.covariance == "full" and self.inner not in ("auto", "exact"):
-            raise ConfigError(
-                "daps draws from Tweedie's full covariance exactly or not at all", "use method.inner=exact"
-            )
+            raise ConfigError("daps draws from Tweedie's full covariance exactly", "use method.inner=exact")
         self._grids(), data_settings(self)
 
     def _grids(self) -> tuple[list[float], list[list[float]]]:
@@ -103,6 +101,10 @@ class DAPS(Method):
         if self.conditional == "tweedie":
             return self.steps
         return sum(evaluations(self.ode, grid) for grid in self._grids()[1])
+
+    @property
+    def differentiates_prior(self) -> bool:
+        return self.conditional == "tweedie"
 
     @torch.no_grad()
     def sample(
@@ -123,10 +125,9 @@ class DAPS(Method):
         full = self.conditional == "tweedie" and self.covariance == "full"
         x = first_state("edm", levels[0], problem, x_init, noise, shape)
         beside = levels_like([sigma for grid in grids for sigma in grid], x).split([len(grid) for grid in grids])
-        guard, stats, calls = FiniteGuard(x), Stats(), 1 + data.calls
+        guard, stats, calls = FiniteGuard(x), Stats(), 2 + 2 * self.products if full else 1 + data.calls
         if full:
             data.linear()
-            calls = 2 + 2 * self.products
         for i, (sigma, after) in enumerate(pairwise(levels)):
             lr = self.lr * (1 + i / (self.steps + (self.anneal == "main")) * (self.lr_ratio - 1))
             if self.conditional == "published":
@@ -141,7 +142,7 @@ class DAPS(Method):
             stats.operator_calls += calls
             z = problem.operator.forward(x0)
             stats.residuals.append(problem.likelihood.residual(z, problem.y, count))
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             on_step(Step(i, self.steps, after, decode(x0)))
             if guard.diverged(i):
                 break

@@ -45,7 +45,8 @@ FLOOR = 1e-3  # noise level that stands in for exact data, relative to the root 
 class DataSettings:
     """How the data step draws. Raises ConfigError on values that cannot work.
 
-    kind: as above; "auto" is "exact" where that is possible, else "langevin".  steps: N.  momentum: m of "hmc".
+    kind: as above; "auto" is "exact" where that is possible, else "langevin", and
+        "metropolis" where A has no gradient.  steps: N.  momentum: m of "hmc".
     leapfrog: of "hmc-exact".  cg_iterations: of "exact", where the operator has no closed form.
     tau: noise level that the step assumes; None takes the problem's likelihood.  convention: w = 1 or 2.
     gradient_limit: clamps each number of grad ||y - A x||^2 in "langevin" and "hmc", as latent DAPS does (1).
@@ -98,11 +99,13 @@ class DataStep:
                 self.likelihood = Gaussian(level)
             self.sigma = level / self.weight**0.5
         able = isinstance(self.operator, LinearOperator) and self.sigma is not None
-        self.kind: str = settings.kind if settings.kind != "auto" else ("exact" if able else "langevin")
+        smooth = able or self.operator.differentiable
+        best = "exact" if able else "langevin" if smooth else "metropolis"
+        self.kind: str = best if settings.kind == "auto" else settings.kind
         if self.kind == "exact":
             self.linear()
             self.prox = proximal_map(self.linear(), settings.cg_iterations)
-        elif self.kind != "metropolis" and not (able or self.operator.differentiable):
+        elif self.kind != "metropolis" and not smooth:
             raise ConfigError(f"{self.operator!r} has no gradient", "use method.inner=metropolis")
         self.calls = self._calls()
 
@@ -178,8 +181,7 @@ class DataStep:
     def _calls(self) -> int:
         chosen = self.settings
         if self.kind == "exact":
-            closed = self.linear().svd() is not None
-            return 2 if closed else 2 * (1 + chosen.cg_iterations)
+            return 2 if self.linear().has_svd() else 2 * (1 + chosen.cg_iterations)
         if self.kind == "metropolis":
             return 1 + chosen.steps
         if self.kind == "hmc-exact":

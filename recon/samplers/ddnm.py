@@ -92,8 +92,8 @@ class DDNM(Method):
         if prior is None:
             raise ConfigError("method 'ddnm' needs a prior", "name one with --prior")
         operator, sigma_y, y = require_linear("ddnm", problem), gaussian_sigma("ddnm", problem), problem.y
-        rich = operator.svd() is not None
-        form = self.form if self.form != "auto" else "plain" if sigma_y == 0 else "spectral" if rich else "scalar"
+        best = "plain" if sigma_y == 0 else "spectral" if operator.has_svd() else "scalar"
+        form = best if self.form == "auto" else self.form
         data = spectral_data("ddnm", problem, self.cutoff) if form == "spectral" else None
         sigmas = schedules.grid(self.grid, self.steps).tolist()
         x = first_state(self.grid, sigmas[0], problem, x_init, noise, shape)
@@ -121,7 +121,7 @@ class DDNM(Method):
                 left = max(sigmas[s] ** 2 - (share * reach) ** 2, 0.0) ** 0.5
                 x = ddim_b(x0.add(own(y - z), alpha=share), eps, sigmas[t], left, self.eta, fresh)
             stats.nfe, stats.operator_calls = stats.nfe + 1, stats.operator_calls + (1 if data is not None else 2)
-            guard.keep(x if sigmas[s] == 0 else x0)
+            guard.keep(x if sigmas[s] == 0 else x0, stats.residuals[-1])
             on_step(Step(stats.nfe - 1, total, sigmas[s], x0))
             if guard.diverged(stats.nfe - 1):
                 break

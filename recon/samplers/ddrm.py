@@ -96,7 +96,7 @@ class DDRM(Method):
             seen = prior(x, levels[i])
             x0 = seen.x0
             stats.residuals.append(problem.likelihood.residual(operator.forward(x0), problem.y, count))
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 else None
             x = data.step(x0, seen.eps(x, sigma_t), fresh, sigma_s, self.eta, self.eta_b)
             stats.nfe = stats.operator_calls = i + 1

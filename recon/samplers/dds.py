@@ -106,7 +106,7 @@ class DDS(Method):
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.eta > 0 else None
             x = ddim_b(x0, eps, sigma_t, sigma_s, self.eta, fresh)
             stats.nfe, stats.operator_calls = i + 1, calls * (i + 1)
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             on_step(Step(i, len(sigmas) - 1, sigma_s, x0))
             if guard.diverged(i):
                 break

@@ -110,7 +110,7 @@ class DiffPIR(Method):
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.zeta > 0 else None
             x = ddim_b(x0, (x - x0).div_(sigma_t), sigma_t, sigma_s, self.zeta**0.5, fresh)
             stats.nfe, stats.operator_calls = i + 1, stats.operator_calls + 1 + (calls if i < total - 1 else 0)
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             on_step(Step(i, total, sigma_s, x0))
             if guard.diverged(i):
                 break

@@ -47,6 +47,7 @@ class DPS(Method):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient"})
+    through_prior: ClassVar[bool] = True
     citation: ClassVar[str] = (
         "@inproceedings{chung2023dps, title={Diffusion Posterior Sampling for General Noisy Inverse Problems}, "
         "author={Chung, Hyungjin and Kim, Jeongsol and McCann, Michael T. and Klasky, Marc L. and Ye, Jong Chul}, "
@@ -96,7 +97,7 @@ class DPS(Method):
                 gradient = traced.slope(loss**2 if self.norm == "squared" else loss * weight)
             x0 = x0.detach()
             stats.residuals.append(problem.likelihood.residual(z.detach(), problem.y, count))
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             x = self._moved(x, x0, traced.variance_mix, sigma_t, sigma_s, noise)
             x.add_(gradient, alpha=-self.zeta * ((1 + sigma_s**2) * (1 + sigma_t**2)) ** 0.5)
             stats.nfe, stats.backprops, stats.operator_calls = i + 1, i + 1, 2 * (i + 1)

@@ -135,7 +135,7 @@ class EnKG(EnsembleMethod):
             x = x + (x - x0) * ((sigma_s - sigma_t) / sigma_t)
             stats.nfe += 1
             ensemble.spreads.append(spread(x0))
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1] if grids[i] else None)
             on_step(Step(i, self.steps, sigma_s, decode(x0)))
             if guard.diverged(i):
                 break

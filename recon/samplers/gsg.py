@@ -45,6 +45,7 @@ class DPSGSG(Method):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"forward"})
+    through_prior: ClassVar[bool] = True
     citation: ClassVar[str] = (
         "@article{zheng2024enkg, title={Ensemble Kalman Diffusion Guidance: A Derivative-free Method for Inverse "
         "Problems}, author={Zheng, Hongkai and Chu, Wenda and Wang, Austin and Kovachki, Nikola and Baptista, Ricardo "
@@ -94,7 +95,7 @@ class DPSGSG(Method):
             slope = traced.pull(self._gradient(problem, y, x0, misfit, noise))
             root = misfit.sqrt().clamp_min(torch.finfo(misfit.dtype).tiny).reshape(-1, *(1,) * (x.ndim - 1))
             stats.residuals.append(problem.likelihood.residual(z, problem.y, count))
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.stochastic_steps else None
             x = euler(x0, (x - x0) / sigma_t, sigma_t, sigma_s, fresh, is_vp(self.grid))
             step = self.zeta * math.sqrt((1 + sigma_s**2) * (1 + sigma_t**2))

@@ -38,10 +38,9 @@ import torch
 from torch import Tensor
 
 from recon.errors import ConfigError
-from recon.likelihoods import per_item_norm
 from recon.priors.base import Denoiser, Prediction
 from recon.samplers.base import NoiseSource, OnStep, Step, ignore_step
-from recon.samplers.renoise import ddim_a
+from recon.samplers.renoise import ddim_a, langevin_corrector, reverse_diffusion
 from recon.samplers.renoise import euler as sde_step
 from recon.samplers.start import levels_like
 
@@ -176,15 +175,10 @@ def _sde(walk: Walk, x: Tensor) -> Path:
 def _predictor_corrector(walk: Walk, x: Tensor) -> Path:
     for i, (t, s) in enumerate(pairwise(walk.sigmas)):
         for _ in range(walk.options.corrections):
-            score = (walk.denoise(x, walk.levels[i]) - x) / t**2
-            z = walk.normal(x)
-            ratio = walk.options.snr * per_item_norm(z) / per_item_norm(score).clamp_min(torch.finfo(x.dtype).tiny)
-            step = 2 * ratio.reshape(-1, *(1,) * (x.ndim - 1)) ** 2
-            x = x + step * score + (2 * step).sqrt() * z
+            x0 = walk.denoise(x, walk.levels[i])
+            x = langevin_corrector(x0, (x - x0) / t, t, walk.options.snr, walk.normal(x))
         x0 = walk.denoise(x, walk.levels[i])
-        x = x + (x0 - x) * (1 - (s / t) ** 2)
-        if s > 0:
-            x = x.add(walk.normal(x), alpha=math.sqrt(t**2 - s**2))
+        x = reverse_diffusion(x0, (x - x0) / t, t, s, walk.normal(x) if s > 0 else None)
         yield x, x0
 
 

@@ -49,6 +49,7 @@ class LGD(Method):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient"})
+    through_prior: ClassVar[bool] = True
     citation: ClassVar[str] = (
         "@inproceedings{song2023lgd, title={Loss-Guided Diffusion Models for Plug-and-Play Controllable Generation}, "
         "author={Song, Jiaming and Zhang, Qinsheng and Yin, Hongxu and Mardani, Morteza and Liu, Ming-Yu and Kautz, "
@@ -104,7 +105,7 @@ class LGD(Method):
             stats.residuals.append(seen.reshape(-1, self.draws).square().mean(1).sqrt())
             if self.form == "log-mean-exp":
                 x0 = x0.add(slope, alpha=-zeta * sigma_t**2)
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.stochastic_steps else None
             x = euler(x0, (x - x0) / sigma_t, sigma_t, sigma_s, fresh, is_vp(self.grid))
             if self.form == "norm":

@@ -51,6 +51,7 @@ class MCG(Method):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"linear", "adjoint", "gradient"})
+    through_prior: ClassVar[bool] = True
     citation: ClassVar[str] = (
         "@inproceedings{chung2022mcg, title={Improving Diffusion Models for Inverse Problems using Manifold "
         "Constraints}, author={Chung, Hyungjin and Sim, Byeongsu and Ryu, Dohoon and Ye, Jong Chul}, "
@@ -121,7 +122,7 @@ class MCG(Method):
                 x.add_(slope, alpha=-self.alpha * (math.sqrt((1 + s**2) * (1 + t**2)) if is_vp(self.grid) else 1.0))
                 stats.backprops += 1
                 stats.operator_calls += 4 + fitting.calls + inner.calls * (1 if self.norm == "data" else 3)
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             on_step(Step(i, len(sigmas) - 1, s, x0))
             if guard.diverged(i):
                 return Result(guard.last, Status.DIVERGED, stats)

@@ -51,6 +51,7 @@ class MMPS(Method):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient"})
+    through_prior: ClassVar[bool] = True
     citation: ClassVar[str] = (
         "@inproceedings{rozet2024learning, title={Learning Diffusion Priors from Observations by Expectation "
         "Maximization}, author={Rozet, Fran{\\c{c}}ois and Andry, G{\\'e}r{\\^o}me and Lanusse, Fran{\\c{c}}ois and "
@@ -102,7 +103,7 @@ class MMPS(Method):
             states = path(posterior, x, sigmas, self.integrator, noise, levels=levels)
         for i, (state, x0) in enumerate(states):
             x = state
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             on_step(Step(i, len(sigmas) - 1, sigmas[i + 1], x0))
             if guard.diverged(i):
                 return Result(guard.last, Status.DIVERGED, stats)

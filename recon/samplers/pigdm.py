@@ -54,6 +54,7 @@ class PiGDM(Method):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"linear", "adjoint"})
+    through_prior: ClassVar[bool] = True
     citation: ClassVar[str] = (
         "@inproceedings{song2023pseudoinverse, title={Pseudoinverse-Guided Diffusion Models for Inverse Problems}, "
         "author={Song, Jiaming and Vahdat, Arash and Mardani, Morteza and Kautz, Jan}, booktitle={ICLR}, year={2023}}"
@@ -112,7 +113,7 @@ class PiGDM(Method):
                 eps = (x - x0) / sigma_t
             if subspace is not None:
                 x0, pulled = subspace.fit(x0, y), subspace.unmeasured(pulled)
-            guard.keep(x0)
+            guard.keep(x0, stats.residuals[-1])
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.eta > 0 else None
             x = RULES[self.rule](x0, eps, sigma_t, sigma_s, self.eta, fresh)
             if self.guidance == "added":

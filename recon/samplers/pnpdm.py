@@ -121,7 +121,7 @@ class PnPDM(Method):
             stats.nfe += evaluations(self.integrator, grid)
             stats.operator_calls += data.calls + 1
             stats.residuals.append(problem.likelihood.residual(problem.operator.forward(x), problem.y, count))
-            guard.keep(x)
+            guard.keep(x, stats.residuals[-1])
             on_step(Step(k, self.iterations, grid[0], decode(x)))
             if guard.diverged(k):
                 break

@@ -120,7 +120,7 @@ class REDDiff(Method):
             adam.step(mu, gradient.add_(eps.sub_(n), alpha=self.lam * WEIGHTS[self.weighting](sigma) / size))
             stats.residuals.append(residual)
             stats.nfe, stats.operator_calls = i + 1, 2 * (i + 1)
-            guard.keep(mu)
+            guard.keep(mu, residual)
             on_step(Step(i, len(sigmas), sigmas[i + 1] if i + 1 < len(sigmas) else 0.0, guard.last))
             if guard.diverged(i):
                 break

@@ -83,7 +83,8 @@ def euler(x0: Tensor, eps: Tensor, sigma_t: float, sigma_s: float, z: Tensor | N
 def reverse_diffusion(x0: Tensor, eps: Tensor, sigma_t: float, sigma_s: float, z: Tensor | None) -> Tensor:
     """Return the VE predictor x + (sigma_t^2 - sigma_s^2) score + sqrt(sigma_t^2 - sigma_s^2) z, score = -eps/sigma_t.
 
-    Used by MCG. Source: Song et al. 2021 (score SDE), algorithm 2; departure: no noise in a step to sigma_s = 0.
+    Used by MCG and the integrator "pc". Source: Song et al. 2021 (score SDE), algorithm 2; departure: no noise in a
+    step to sigma_s = 0.
     """
     return _combine(x0, eps, sigma_s**2 / sigma_t, math.sqrt(sigma_t**2 - sigma_s**2) if sigma_s > 0 else 0.0, z)
 
@@ -91,7 +92,8 @@ def reverse_diffusion(x0: Tensor, eps: Tensor, sigma_t: float, sigma_s: float, z
 def langevin_corrector(x0: Tensor, eps: Tensor, sigma_t: float, snr: float, z: Tensor) -> Tensor:
     """Return x + e score + sqrt(2 e) z at level sigma_t, with e = 2 (snr ||z||/||score||)^2 and score = -eps/sigma_t.
 
-    Used by MCG. Source: Song et al. 2021 (score SDE), algorithm 4; departure: norms are per sample.
+    Used by MCG and the integrator "pc". Source: Song et al. 2021 (score SDE), algorithm 4; departure: norms are per
+    sample.
     """
     ratio = snr * sigma_t * per_item_norm(z) / per_item_norm(eps).clamp_min(torch.finfo(eps.dtype).tiny)
     step = 2 * ratio.reshape(-1, *(1,) * (eps.ndim - 1)) ** 2

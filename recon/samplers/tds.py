@@ -48,6 +48,7 @@ class TDS(EnsembleMethod):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "gradient"})
+    through_prior: ClassVar[bool] = True
     citation: ClassVar[str] = (
         "@inproceedings{wu2023tds, title={Practical and Asymptotically Exact Conditional Sampling in Diffusion "
         "Models}, author={Wu, Luhuan and Trippe, Brian L. and Naesseth, Christian A. and Blei, David M. and "
@@ -97,13 +98,13 @@ class TDS(EnsembleMethod):
             seen = twist.at(x, levels[i], self._variance(sigma_t) if self.widen else 0.0)
             cloud.reweigh(seen.value)
             chosen = cloud.ancestors()
-            x, x0, slope = (v.index_select(0, chosen) for v in (x, seen.x0, seen.slope))
+            x, x0, slope, residual = (v.index_select(0, chosen) for v in (x, seen.x0, seen.slope, seen.residual))
             shift = slope * (sigma_t**2 - sigma_s**2) if sigma_s > 0 else torch.zeros_like(x)
             variance = self._kernel_variance(sigma_t, sigma_s)
             z = noise.normal(x.shape, x.dtype)
             cloud.moved(shift, z, variance)
             x = x0 + (sigma_s / sigma_t) ** 2 * (x - x0) + shift + variance**0.5 * z
-            guard.keep(x0)
+            guard.keep(x0, residual)
             ensemble.spreads.append(spread(x0))
             ensemble.effective.append(cloud.effective)
             stats.residuals.append(seen.residual)
@@ -114,6 +115,7 @@ class TDS(EnsembleMethod):
         cloud.reweigh(twist.final(x))
         stats.operator_calls += 1
         guard.keep(x.index_select(0, cloud.drawn()))
+        ensemble.spreads.append(spread(guard.last))
         ensemble.log_evidence = cloud.log_evidence
         sound = not guard.broken() and bool(cloud.log_evidence.isfinite())
         return Result(guard.last, Status.OK if sound else Status.DIVERGED, stats)

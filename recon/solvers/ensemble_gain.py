@@ -54,7 +54,9 @@ def shrunk(change: Tensor, gain: Tensor, members: Tensor) -> Tensor:
 def inflated(members: Tensor, before: Tensor, share: float) -> Tensor:
     """Return the members (J, *image) with a share 0..1 of the spread that they lost since `before` given back."""
     mean = members.mean(0, keepdim=True)
-    lost = _spread(before) / _spread(members).clamp_min(torch.finfo(mean.dtype).tiny)
+    was, now = _spread(before), _spread(members)
+    # members that are all the same know no direction to spread in
+    lost = torch.where(now > torch.finfo(now.dtype).eps * was, was / now, 1)
     return mean + (members - mean) * (1 - share + share * lost)
 
 

@@ -323,6 +323,6 @@ def test_the_default_audit_of_dds(call):
     assert {row["case"] for row in found["rows"]} == set(DEFAULT)
     done = {row["case"]: row for row in found["rows"] if row["status"] == "done"}
     assert len(done) >= len(DEFAULT) - 1
-    # the measured lines of its presets are fitted as if they were exact
+    # its presets fit the data to their noise: measured lines keep much of their spread, though not all
     low = done["gaussian-fourier-32"]["statistics"]["std"]["0-1/8"]
-    assert low["value"] < 0.2
+    assert 0.4 < low["value"] < 0.9

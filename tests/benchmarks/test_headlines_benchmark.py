@@ -72,8 +72,7 @@ def test_black_box_contestants_call_the_model_as_often(script: Any) -> None:
     guided = sum(bool(grid) for grid in mine._levels()[1]) * mine.updates
     ensemble = guided * mine.members(headline.samples)
     single = theirs.network_calls * (1 + theirs.queries) * headline.samples
-    assert single == pytest.approx(ensemble, rel=0.02)
-    assert single >= ensemble
+    assert ensemble <= single < 1.02 * ensemble
 
 
 def test_a_second_run_computes_nothing_again_and_the_ratios_are_those_of_the_rows(prior: str, tmp_path: Path) -> None:

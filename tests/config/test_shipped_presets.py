@@ -23,6 +23,17 @@ EXPECTED = {
     "ct-limited",
 }
 
+# problems without an adjoint, and what their presets are of
+NONLINEAR = {
+    "phase-retrieval": {"dps", "lgd", "mmps", "daps", "reddiff", "diffpir", "pnpdm", "enkg", "dps-gsg", "tds"},
+    "hdr": {"dps", "lgd", "mmps", "daps", "reddiff", "diffpir", "enkg", "dps-gsg", "tds"},
+}
+
+
+@pytest.mark.parametrize("problem", NONLINEAR)
+def test_non_linear_problems_have_presets_of_methods_that_can(problem):
+    assert {f"{problem}-{method}" for method in NONLINEAR[problem]} <= set(RUNNABLE)
+
 
 def test_every_problem_has_a_preset_of_each_sampler():
     assert set(PROBLEMS) >= EXPECTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -125,8 +126,19 @@ def test_a_device_that_is_not_there(measured):
 
 
 def test_divergence_is_a_numerical_failure(measured):
+    """Exit 6 with the remedy, no result, and the last good state beside where it would have been."""
     command = ("run", "k.h5", "out.nii.gz", "--preset", "mri-x4-dps", "--set", "method.zeta=1e30")
-    refuses(measured, 6, "zeta", command=command)
+    kept = {"out_last.nii.gz", "out_last.nii.gz.json"}
+    refuses(measured, 6, "zeta", "out_last.nii.gz", command=command, before=measured.files() | kept)
+    image = nib.load(measured.folder / "out_last.nii.gz").get_fdata()
+    assert np.isfinite(image).all() and image.std() > 0
+    sidecar = json.loads((measured.folder / "out_last.nii.gz.json").read_text())["Recon"]
+    assert sidecar["Status"] == "diverged" and sidecar["Outputs"] == {"image": "out_last.nii.gz"}
+    # a second one does not overwrite the first, and says so
+    content = (measured.folder / "out_last.nii.gz").read_bytes()
+    assert "not saved" in refuses(measured, 6, "zeta", command=command)
+    assert (measured.folder / "out_last.nii.gz").read_bytes() == content
+    refuses(measured, 6, "is in out_last.nii.gz", command=(*command, "--force"))
 
 
 def test_rerun_refuses_a_changed_input(measured):

@@ -45,7 +45,11 @@ OPERATORS = st.builds(
     st.lists(st.integers(1, 512), max_size=4).map(tuple),
     st.dictionaries(st.text("mask_1", min_size=1), arrays(), max_size=3),
 )
-NOISES = st.builds(NoiseSpec, st.sampled_from(["gaussian", "poisson", "none"]), st.floats(0, 1e9), st.floats(0, 1e9))
+LEVELS = st.floats(0, 1e9)
+NOISES = st.one_of(
+    st.builds(NoiseSpec, st.sampled_from(["gaussian", "poisson", "none"]), LEVELS, LEVELS),
+    st.builds(NoiseSpec, st.just("transmission"), LEVELS, LEVELS, st.floats(1e-9, 1e9)),
+)
 GEOMETRIES = st.builds(
     Geometry,
     st.permutations(["z", "y", "x"]).map(tuple),
@@ -192,14 +196,14 @@ def test_bare_arrays_stay_as_they_are(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", y=y, other=np.zeros(3))
     np.savez(tmp_path / "b.npz", kspace=y)
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["kspace"], file["mask"] = y, np.ones(4)
+        file["kspace"], file["weights"] = y, np.ones(4)
     for name in ("a.npy", "a.npz", "b.npz", "a.h5::kspace"):
         found = read_measurement(f"{tmp_path}/{name}")
         same(found.y, y)
         assert (found.operator, found.noise, found.geometry, found.provenance) == (None, None, None, {})
     same(read_measurement((tmp_path / "a.npy").read_bytes()).y, y)
     same(read_measurement((tmp_path / "a.npz").read_bytes()).y, y)
-    with pytest.raises(InputError, match="2 arrays in it: kspace, mask"):
+    with pytest.raises(InputError, match="2 arrays in it: kspace, weights"):
         read_measurement(tmp_path / "a.h5")
 
 

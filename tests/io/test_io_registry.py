@@ -29,6 +29,9 @@ STACK = RNG.normal(size=(3, 8, 9)).astype(np.float32)
 PICTURE = RNG.integers(0, 65536, (8, 9, 3)).astype(np.uint16)
 SPEC = OperatorSpec("inpaint", {"keep": 0.5}, (1, 8, 9), {"mask": STACK[0] > 0})
 MEASURED = Measurement(STACK[:, None], SPEC, NoiseSpec("gaussian", 0.1), Geometry(("z", "y", "x"), np.eye(4)))
+KSPACE = Measurement(
+    (STACK[:, None] + 1j).astype(np.complex64), OperatorSpec("mri", {}, (1, 8, 9), {"mask": np.ones(9, np.uint8)})
+)
 WRITTEN: dict[str, Volume] = {
     "npy": Volume(STACK[0], Geometry(("y", "x"))),
     "npz": Volume(STACK, Geometry(("z", "y", "x"))),
@@ -138,7 +141,7 @@ def test_the_extension_breaks_ties(tmp_path: Path) -> None:
         (b"hello world" * 40, "no known format"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "JPEG"),
         (bytes(128) + b"DICM" + bytes(100), "DICOM"),
-        (b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n", "MATLAB"),
+        (b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"\x80\x04\x95" + bytes(100), "pickle"),
         (b"\x1f\x8b\x08\x00" + bytes(100), "no known format"),
         (b"PK\x03\x04" + bytes(100), "not a readable .npz"),
@@ -184,15 +187,17 @@ def test_listing_formats_imports_nothing_heavy() -> None:
 def test_every_format_of_the_table_keeps_its_promises(tmp_path: Path) -> None:
     for form in FORMATS.values():
         assert form.line and all(extension.startswith(".") for extension in form.extensions)
-        for extension in form.extensions:
+        for extension in form.extensions + form.folders:
             path = tmp_path / f"a{extension}"
             if "image" in form.writes:
-                write_volume(path, Volume(np.zeros((4, 5), np.uint8), Geometry(("y", "x"))))
-                assert sniff(path) == form.name and read_volume(path).array.shape in ((4, 5), (5, 4))
+                write_volume(path, Volume(np.zeros((4, 5), np.uint8), Geometry(("y", "x"), None, (2.0, 3.0), "mm")))
+                assert sniff(path) == form.name and read_volume(path).array.squeeze().shape in ((4, 5), (5, 4))
             if "measurement" in form.writes:
-                write_measurement(path, MEASURED, force=True)
+                # the field's own formats hold k-space alone
+                written = MEASURED if form.name in ("npz", "hdf5") else KSPACE
+                write_measurement(path, written, force=True)
                 assert sniff(path) == form.name
-                np.testing.assert_array_equal(read_measurement(path).y, MEASURED.y)
+                np.testing.assert_array_equal(read_measurement(path).y, written.y)
 
 
 def test_check_volume_refuses_before_anything_is_computed(tmp_path: Path) -> None:

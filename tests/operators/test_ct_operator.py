@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon.data import OperatorSpec
-from recon.errors import ConfigError, InputError, ResourceError
+from recon.errors import ConfigError, InputError
+from recon.kernels.reference import StoredMatrix, StreamedMatrix
 from recon.operators.ct import default_detectors
 from recon.operators.registry import build, draw, family, parse_params
 
@@ -55,7 +56,8 @@ def test_adjoint_of_any_geometry(rows, columns, angles, spacing, offset):
         a = op.to(dtype=dtype)
         x = torch.randn(2, *a.in_shape, dtype=dtype, generator=generator)
         for y in (a.forward(x), torch.randn(2, *a.out_shape, dtype=dtype, generator=generator)):
-            bound = tolerance * norm(a.forward(x)) * norm(y)
+            # a single ray may sum to almost nothing: then the other product is the scale
+            bound = tolerance * max(norm(a.forward(x)) * norm(y), norm(x) * norm(a.adjoint(y)))
             assert abs(inner(a.forward(x), y) - inner(x, a.adjoint(y))) <= bound
 
 
@@ -107,12 +109,36 @@ def test_a_detector_that_misses_the_image_is_refused():
         make((16, 16), detectors=24, detector_offset=9.0)
 
 
-def test_too_large_a_matrix_is_refused_before_it_is_built():
-    with pytest.raises(ResourceError, match="memory_gb") as caught:
-        make((2048, 2048), angles=720)
-    assert "memory_gb" in caught.value.hint
-    with pytest.raises(ResourceError, match="GB"):
-        make((16, 16), memory_gb=1e-5)
+def test_a_large_scan_stores_no_matrix(monkeypatch):
+    monkeypatch.setenv("RECON_KERNELS", "reference")
+    stored, streamed = make((16, 16)), make((16, 16), memory_gb=1e-5)
+    assert isinstance(stored.projector, StoredMatrix) and isinstance(streamed.projector, StreamedMatrix)
+    x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(streamed.forward(x), stored.forward(x), rtol=0, atol=1e-5)
+    y = stored.forward(x)
+    torch.testing.assert_close(streamed.adjoint(y), stored.adjoint(y), rtol=0, atol=1e-3)
+    check_operator(make((9, 7), angles=5, memory_gb=1e-6))
+
+
+def test_slices_of_a_volume_are_projected_one_by_one():
+    stack = build(draw("ct", {"angles": 7, "detector_offset": 0.4}, (1, 5, 9, 8), 0))
+    single = make((9, 8), angles=7, detector_offset=0.4)
+    assert stack.out_shape == (1, 5, *single.out_shape[1:])
+    x = torch.randn(2, 1, 5, 9, 8, generator=torch.Generator().manual_seed(0))
+    y = stack.forward(x)
+    for b in range(2):
+        for z in range(5):
+            torch.testing.assert_close(y[b : b + 1, :, z], single.forward(x[b : b + 1, :, z]), rtol=0, atol=1e-5)
+            torch.testing.assert_close(stack.pinv(y)[b : b + 1, :, z], single.pinv(y[b : b + 1, :, z]))
+    check_operator(stack)
+
+
+def test_complex_images_are_projected_by_parts():
+    op = make((9, 8), angles=7)
+    x = torch.randn(2, 1, 9, 8, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    y = op.forward(x)
+    torch.testing.assert_close(y, torch.complex(op.forward(x.real), op.forward(x.imag)))
+    torch.testing.assert_close(op.adjoint(y), torch.complex(op.adjoint(y.real), op.adjoint(y.imag)))
 
 
 def test_bad_arrays_and_parameters_are_refused():
@@ -128,7 +154,7 @@ def test_bad_arrays_and_parameters_are_refused():
     with pytest.raises(InputError, match="'angles'"):
         build(OperatorSpec("ct", {}, (1, 8, 8), {}))
     with pytest.raises(ConfigError, match=r"\(1, Y, X\)"):
-        make((3, 8, 8))
+        draw("ct", {}, (3, 8, 8), 0)
     for params in (
         {"angles": 0},
         {"detectors": 0},

@@ -18,7 +18,7 @@ from recon.priors.gaussian import GaussianPrior
 from recon.priors.guided import Guided
 from recon.priors.networks.adm import ADM, ADMConfig
 from recon.priors.networks.dhariwal import DhariwalConfig
-from recon.priors.preconditioning import PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
 from recon.priors.tiled import Tiled
 from recon.samplers.base import SeededNoise
 from recon.samplers.ddnm import DDNM

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from recon.errors import ConfigError, InputError
+from recon.priors.adapter_file import dump_adapters, load_adapters
+from recon.priors.adapters import Adapted, AdapterSettings
 from recon.priors.base import PriorInfo
 from recon.priors.channels import PerChannel
 from recon.priors.edm import EDMDenoiser
 from recon.priors.gaussian import GaussianPrior
-from recon.priors.lora import Adapted, AdapterSettings, LoRA, dump_adapters, load_adapters
+from recon.priors.lora import LoRA
 from recon.priors.networks.adm import ADM, ADMConfig
 from recon.priors.networks.dhariwal import DhariwalConfig, DhariwalUNet
 from recon.priors.networks.diffusers_unet import DiffusersConfig, DiffusersUNet
@@ -21,7 +23,7 @@ from recon.priors.networks.ffdnet import FFDNet, FFDNetConfig
 from recon.priors.networks.ncsnpp import NCSNpp, NCSNppConfig
 from recon.priors.networks.song import SongConfig, SongUNet
 from recon.priors.networks.unet import UNet, UNetConfig
-from recon.priors.preconditioning import PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
 from recon.priors.store import dump_prior, load_prior
 from recon.priors.tiled import Tiled
 

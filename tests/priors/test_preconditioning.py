@@ -14,7 +14,8 @@ from recon.priors.edm import EDMDenoiser
 from recon.priors.networks.dhariwal import DhariwalConfig
 from recon.priors.networks.layers import BlockStyle, UNetBlock, attend, fir_down, fir_kernel, fir_up
 from recon.priors.networks.unet import UNet, UNetConfig
-from recon.priors.preconditioning import EDM, IDDPM, KINDS, VE, VP, PreconditionedDenoiser, ScoreVE, VPTable
+from recon.priors.preconditioned import PreconditionedDenoiser
+from recon.priors.preconditioning import EDM, IDDPM, KINDS, VE, VP, ScoreVE, VPTable
 
 SIGMAS = (0.01, 0.3, 1.0, 12.0, 140.0)
 

@@ -14,7 +14,7 @@ from recon.priors.base import Denoiser, Prediction, PriorInfo, per_item
 from recon.priors.edm import EDMDenoiser
 from recon.priors.networks.ffdnet import FFDNet, FFDNetConfig
 from recon.priors.networks.unet import UNet, UNetConfig
-from recon.priors.preconditioning import PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
 from recon.priors.tiled import Tiled, tiling_error
 
 

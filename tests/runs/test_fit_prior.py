@@ -22,7 +22,7 @@ from recon.priors.guided import Guided
 from recon.priors.networks.adm import ADM, ADMConfig
 from recon.priors.networks.dhariwal import DhariwalConfig, DhariwalUNet
 from recon.priors.networks.unet import UNet, UNetConfig
-from recon.priors.preconditioning import PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
 from recon.priors.store import dump_prior
 from recon.priors.tiled import Tiled
 from recon.runs.check import check

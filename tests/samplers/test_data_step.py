@@ -143,7 +143,8 @@ def test_black_boxes_take_metropolis_alone():
 
     problem = Problem(Box(), torch.full((1, 4), 0.6, dtype=torch.float64), Gaussian(0.5))
     with pytest.raises(ConfigError, match="gradient"):
-        DataStep(problem, DataSettings(), BatchNoise(0))
+        DataStep(problem, DataSettings("langevin"), BatchNoise(0))
+    assert DataStep(problem, DataSettings(), BatchNoise(0)).kind == "metropolis"
     step = DataStep(problem, DataSettings("metropolis", steps=150), BatchNoise(0))
     x = step.draw(torch.full((3000, *SHAPE), -0.2, dtype=torch.float64), 0.4, 0.15)
     mean, std = moments(scalar_problem(), -0.2, 0.4, 1.0)

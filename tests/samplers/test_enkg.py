@@ -21,7 +21,6 @@ from recon.priors.gaussian import GaussianPrior, power_law_spectrum
 from recon.samplers.base import SeededNoise, Status
 from recon.samplers.enkg import EnKG
 from recon.samplers.ensemble import errors, in_parts
-from recon.solvers.ensemble_gain import applied, inflated, shrunk, weights
 
 SHAPE = (2, 4, 4)
 PRIOR = GaussianPrior(power_law_spectrum(SHAPE, 2.0, 0.5))
@@ -240,7 +239,6 @@ def test_inflation_gives_back_the_spread_that_an_update_takes():
     assert not torch.allclose(plain.std(0), x.std(0), rtol=1e-2)
     assert torch.allclose(whole.std(0), x.std(0))
     assert torch.allclose(half.std(0), (plain.std(0) + x.std(0)) / 2)
-    assert bool(torch.isfinite(inflated(torch.zeros(4, 2), torch.ones(4, 2), 0.5)).all())
 
 
 def test_errors_are_the_slope_of_the_noises_loss():
@@ -250,46 +248,6 @@ def test_errors_are_the_slope_of_the_noises_loss():
     poisson = Poisson(50.0, 2.0, torch.full((1, 7), 0.3))
     rate, counts = 50 * (2 * z + 0.3), 50 * (2 * y + 0.3)
     assert torch.allclose(errors(poisson, z, y), 100 * (1 - counts / rate))
-
-
-# the gain and its localisation
-
-
-def test_the_gain_is_the_sample_covariance_applied_to_the_errors():
-    x = torch.randn(9, *SHAPE, generator=generator(0), dtype=torch.complex128)
-    y = torch.randn(9, 5, generator=generator(1), dtype=torch.complex128)
-    e = torch.randn(9, 5, generator=generator(2), dtype=torch.complex128)
-    rows = [torch.view_as_real(v).flatten(1) for v in (x, y, e)]
-    covariance = (rows[0] - rows[0].mean(0)).T @ (rows[1] - rows[1].mean(0)) / 9
-    expected = rows[2] @ covariance.T
-    gain = weights(e, y)
-    assert gain.dtype == torch.float64 and gain.shape == (9, 9)
-    assert torch.allclose(torch.view_as_real(applied(gain, x)).flatten(1), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_shrinking_brings_small_ensembles_nearer_to_the_covariance(dtype):
-    """Measurements of 4 of 64 independent pixels: the true change is 0 at the other 60."""
-    error, direct, local = torch.ones(1, 4, dtype=dtype), [], []
-    truth = torch.zeros(64, dtype=dtype)
-    truth[:4] = 1.0
-    for seed in range(20):
-        x = torch.randn(24, 64, generator=generator(seed), dtype=torch.complex128)
-        x = x * 2**0.5 if dtype.is_complex else x.real * 2**0.5  # unit variance of each part
-        gain = weights(error.expand(24, 4), x[:, :4])
-        change = applied(gain, x)
-        direct.append(float((change[0] - truth).abs().square().sum()))
-        local.append(float((shrunk(change, gain, x)[0] - truth).abs().square().sum()))
-    assert sum(local) < 0.55 * sum(direct)
-
-
-def test_shrinking_vanishes_as_the_ensemble_grows():
-    x = torch.randn(4000, 6, generator=generator(0), dtype=torch.float64)
-    y = x[:, :2] + 0.3 * x[:, 3:5]
-    gain = weights(torch.ones(4000, 2, dtype=torch.float64), y)
-    change = applied(gain, x)
-    kept = shrunk(change, gain, x)[0] / change[0]
-    assert bool((kept[[0, 1, 3, 4]] > 0.98).all()) and bool((kept[[2, 5]] < 0.9).all())
 
 
 def test_parts_are_in_order():

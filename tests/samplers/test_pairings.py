@@ -24,6 +24,7 @@ from recon.operators.registry import build, draw
 from recon.priors.gaussian import GaussianPrior, power_law_spectrum
 from recon.runs.methods import SAMPLERS, make_method, method_class, missing_needs
 from recon.runs.plan import check_pairing
+from recon.runs.problem import unit_norm
 from recon.samplers.base import Method, SeededNoise, Status
 
 FEW = 4
@@ -47,12 +48,8 @@ VARIANTS: dict[str, list[tuple[str, dict[str, Any], tuple[int, ...], dict[str, n
     ],
     "nonlinear-blur": [("motion", {"size": 3}, (1, 8, 8), {})],
     "ct": [("few views", {"angles": 6}, (1, 8, 8), {})],
+    "ct-cone": [("few views", {"angles": 4}, (1, 2, 8, 8), {})],
     "matrix": [("dense", {}, (1, 8, 8), {"matrix": RNG.standard_normal((20, 64)) / 8})],
-}
-# what a black box asks of methods that otherwise take a gradient: (method, case) -> settings
-SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("daps", "black box"): {"inner": "metropolis"},
-    ("pnpdm", "black box"): {"inner": "metropolis"},
 }
 
 
@@ -85,27 +82,29 @@ for kind in OPERATORS:
         CASES[f"{kind}, {label}"] = (kind, lambda kind=kind, rest=rest: registered(kind, *rest))
 
 
-def small(name: str, case: str) -> Method:
+def small(name: str) -> Method:
     """Return the method with few steps of everything."""
     chosen = {
         field.name: FEW
         for field in fields(method_class(name))  # type: ignore[arg-type]
         if type(field.default) is int and field.default > FEW
     }
-    return make_method(name, chosen | SETTINGS.get((name, case), {}))
+    return make_method(name, chosen)
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_pairing_runs_or_is_refused(name, case):
     kind, make = CASES[case]
-    operator, method = make(), small(name, case)
+    operator, method = make(), small(name)
     missing = missing_needs(type(method), operator)
     if missing:
         with pytest.raises(ConfigError, match=f"'{name}' needs {', '.join(missing)}, which operator '{kind}'"):
             check_pairing(name, method, operator, kind)
         return
     check_pairing(name, method, operator, kind)
+    if kind.startswith("ct") and isinstance(operator, LinearOperator):
+        operator = operator * (1 / unit_norm(operator))  # as the presets of tomography have it
     shape = operator.in_shape
     prior = GaussianPrior(power_law_spectrum(shape, 2.0, 0.4))
     truth = prior.sample(1, generator(1), operator.in_dtype)
@@ -147,7 +146,42 @@ def test_the_cases_differ_in_what_they_offer():
             self.needs = frozenset({need})
 
     operators = [make() for _, make in CASES.values()]
-    assert {type(op).__name__ for op in operators if isinstance(op, LinearOperator)} >= {"CartesianMRI", "ParallelCT"}
+    assert "CartesianMRI" in {type(op).__name__ for op in operators if isinstance(op, LinearOperator)}
+    assert {kind for kind, _ in CASES.values()} >= set(OPERATORS)
     for need in ("gradient", "linear", "adjoint", "pinv", "svd"):
         missed = [bool(missing_needs(Asks(need), op)) for op in operators]  # type: ignore[arg-type]
         assert any(missed) and not all(missed), need
+
+
+def test_methods_that_only_ask_for_values_run_with_every_operator():
+    """Black boxes are not refused: where a method can do with a gradient or without, it chooses."""
+    free = [name for name in SAMPLERS if method_class(name).needs == {"forward"}]
+    assert {"enkg", "dps-gsg", "daps", "pnpdm"} <= set(free)
+    for name in free:
+        for kind, make in CASES.values():
+            check_pairing(name, small(name), make(), kind)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("non-linear", "black box")])
+def test_whether_there_is_an_svd_is_told_as_it_is(case):
+    operator = CASES[case][1]()
+    if isinstance(operator, LinearOperator):
+        assert operator.has_svd() == (operator.svd() is not None)
+        assert (2.0 * operator).has_svd() == operator.has_svd()
+
+
+@pytest.mark.parametrize("kind", ["separable", "dense"])
+def test_a_plan_factorises_no_matrix(kind, monkeypatch):
+    """Whether ddrm or ddnm may run is known before the work of an SVD, which large images would notice."""
+    cases = {"separable": "blur, separable", "dense": "matrix, dense"}
+    operator = CASES[cases[kind]][1]()
+
+    def refuse(matrix: Tensor) -> None:
+        raise AssertionError("factorised")
+
+    for module in ("separable", "matrix"):
+        monkeypatch.setattr(f"recon.operators.{module}.complete_svd", refuse)
+    with pytest.raises(AssertionError, match="factorised"):
+        operator.svd()
+    for name in SAMPLERS:
+        check_pairing(name, small(name), operator, kind)

@@ -24,14 +24,15 @@ def fir_kernel(taps: tuple[float, ...]) -> Tensor:
 
 def fir_down(x: Tensor, kernel: Tensor, padding: int | None = None) -> Tensor:
     """Filter (B, C, Y, X) by a kernel (1, 1, K, K) and keep every second sample; padding: (K-1)//2 unless given."""
-    pad = (kernel.shape[-1] - 1) // 2 if padding is None else padding
-    return F.conv2d(x, kernel.tile(x.shape[1], 1, 1, 1), stride=2, padding=pad, groups=x.shape[1])
+    pad, channels = (kernel.shape[-1] - 1) // 2 if padding is None else padding, int(x.shape[1])
+    return F.conv2d(x, kernel.repeat(channels, 1, 1, 1), stride=2, padding=pad, groups=channels)
 
 
 def fir_up(x: Tensor, kernel: Tensor) -> Tensor:
     """Double the sizes of (B, C, Y, X): zeros between samples, then 4 times the kernel (1, 1, K, K)."""
-    weight = (4 * kernel).tile(x.shape[1], 1, 1, 1)
-    return F.conv_transpose2d(x, weight, stride=2, padding=(kernel.shape[-1] - 1) // 2, groups=x.shape[1])
+    channels = int(x.shape[1])
+    weight = (4 * kernel).repeat(channels, 1, 1, 1)
+    return F.conv_transpose2d(x, weight, stride=2, padding=(kernel.shape[-1] - 1) // 2, groups=channels)
 
 
 def resampled(x: Tensor, kernel: Tensor, direction: Direction) -> Tensor:
@@ -152,7 +153,7 @@ class UNetBlock(nn.Module):
 
     def _attention(self, x: Tensor) -> Tensor:
         # channels of qkv are ordered (head, channel, q/k/v)
-        split = self.qkv(self.norm2(x)).reshape(len(x) * self.heads, self.c_out // self.heads, 3, -1)
+        split = self.qkv(self.norm2(x)).reshape(x.shape[0] * self.heads, self.c_out // self.heads, 3, -1)
         return self.proj(attend(*split.unbind(2)).reshape(x.shape))
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from recon.errors import ConfigError
 from recon.priors.base import PriorInfo
 from recon.priors.networks.adm import ADM, ADMConfig
-from recon.priors.preconditioning import VP, Flow, PreconditionedDenoiser, VPTable
+from recon.priors.preconditioned import PreconditionedDenoiser
+from recon.priors.preconditioning import VP, Flow, VPTable
 from recon.priors.published.adm_shapes import infer_adm
 from recon.priors.published.states import State, find_state
 from recon.priors.published.weights import filled

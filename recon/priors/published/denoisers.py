@@ -2,7 +2,7 @@
 
 The network takes an image in [0, 1] and a map of its noise level, and gives the denoised image: D(x, sigma) itself.
 FFDNet was trained for levels up to 75/255, DRUNet up to 50/255; higher ones are evaluated there on the image scaled
-towards mid-grey (see `preconditioning.py`). The architecture is inferred from names and shapes. DnCNN and IRCNN, which
+towards mid-grey (see `preconditioned.py`). The architecture is inferred from names and shapes. DnCNN and IRCNN, which
 have the same names but no map of the level, are not of this family.
 """
 
@@ -18,7 +18,8 @@ from recon.errors import ConfigError
 from recon.priors.base import PriorInfo
 from recon.priors.networks.drunet import DRUNet, DRUNetConfig
 from recon.priors.networks.ffdnet import UNSHUFFLE, FFDNet, FFDNetConfig
-from recon.priors.preconditioning import Direct, PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
+from recon.priors.preconditioning import Direct
 from recon.priors.published.limits import refused
 from recon.priors.published.states import find_state
 from recon.priors.published.weights import HINT, filled

@@ -16,7 +16,8 @@ from torch import Tensor
 from recon.errors import ConfigError
 from recon.priors.base import PriorInfo
 from recon.priors.networks.diffusers_unet import DiffusersConfig, DiffusersUNet
-from recon.priors.preconditioning import Flow, PreconditionedDenoiser, VPTable
+from recon.priors.preconditioned import PreconditionedDenoiser
+from recon.priors.preconditioning import Flow, VPTable
 from recon.priors.published.content import Folder
 from recon.priors.published.diffusers_config import read_scheduler, read_unet
 from recon.priors.published.limits import printable

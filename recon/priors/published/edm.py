@@ -20,7 +20,8 @@ from recon.errors import ConfigError
 from recon.priors.base import PriorInfo
 from recon.priors.networks.dhariwal import DhariwalConfig, DhariwalUNet
 from recon.priors.networks.song import SongConfig, SongUNet
-from recon.priors.preconditioning import VP, PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
+from recon.priors.preconditioning import VP
 from recon.priors.published.content import Record
 from recon.priors.published.edm_shapes import infer_dhariwal, infer_song
 from recon.priors.published.states import find_state

@@ -18,7 +18,7 @@ from torch import Tensor
 from recon.errors import ConfigError
 from recon.priors.base import PriorInfo
 from recon.priors.networks.ncsnpp import NCSNpp
-from recon.priors.preconditioning import PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
 from recon.priors.published.ncsnpp_shapes import infer_ncsnpp
 from recon.priors.published.states import find_state
 from recon.priors.published.weights import HINT, filled

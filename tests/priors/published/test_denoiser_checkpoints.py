@@ -10,7 +10,7 @@ from recon.errors import ConfigError, InputError
 from recon.priors.base import PriorInfo
 from recon.priors.networks.drunet import DRUNet, DRUNetConfig
 from recon.priors.networks.ffdnet import FFDNet, FFDNetConfig
-from recon.priors.preconditioning import PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
 from recon.priors.published import denoisers
 from recon.priors.published.families import identify
 from recon.priors.published.weights import check_shapes, empty

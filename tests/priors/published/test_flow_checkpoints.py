@@ -20,7 +20,8 @@ from recon.priors.base import PriorInfo
 from recon.priors.networks.adm import ADMConfig
 from recon.priors.networks.unet import UNet, UNetConfig
 from recon.priors.open import open_prior, with_changes
-from recon.priors.preconditioning import Flow, PreconditionedDenoiser
+from recon.priors.preconditioned import PreconditionedDenoiser
+from recon.priors.preconditioning import Flow
 from recon.priors.published import adm
 from recon.priors.published.adm_shapes import infer_adm
 from recon.priors.store import dump_prior, load_prior

@@ -12,10 +12,6 @@ import torch
 from checkpoint_files import FIXTURES, arrays_of, unpack, unpack_folder
 from safetensors.torch import save_file
 
-from recon.cli.exits import finish
-from recon.cli.lazy import lazy_app
-from recon.cli.main import COMMANDS, EPILOG, root
-from recon.cli.options import Session
 from recon.errors import ConfigError, InputError, OutputExistsError, ResourceError, UsageError
 from recon.priors import store
 from recon.priors.base import PriorInfo
@@ -30,23 +26,6 @@ from recon.runs.priors import convert_prior
 
 PUBLISHED = sorted(file.name.removesuffix(".xz") for file in FIXTURES.glob("*.xz"))
 TINY = ADMConfig(1, 2, 8, (32,), heads=4)
-
-
-@pytest.fixture
-def recon(capsys):
-    """Run a command in this process; return its exit code, standard output and error."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            with lazy_app(root, COMMANDS, EPILOG).make_context("recon", list(arguments), obj=Session()) as context:
-                context.command.invoke(context)
-        except BaseException as err:
-            code = finish(err, debug=False)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def tiny_file(path):

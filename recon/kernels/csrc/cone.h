@@ -1,0 +1,295 @@
+/* Joseph's projector of a volume along the rays of a cone beam, and its transpose: a template over REAL and NAME.
+ *
+ * The rays of one detector column share their path within the slices (`plane`) and fan out along z: at line r detector
+ * row j is at slice first + j advance with first = centre + depth v, advance = depth pitch, depth = (distance from the
+ * source)/(distance of the detector), affine in r. So each line is interpolated across once for the whole column, then
+ * along z. Volumes are copied with z innermost; rows and slices outside are zero.
+ */
+
+typedef struct {
+    const cone *scan;
+    REAL *flat;     /* volume (slices, rows, columns) */
+    REAL *measured; /* (views, detector rows, detector columns) */
+    REAL *image[2]; /* (lines, width with margins, slices), or NULL where no ray walks that way */
+    REAL *data;     /* (views, detector columns, detector rows) */
+    long views_together;
+} NAME(volume_job);
+
+/* Where a detector column meets the slices at one line. */
+typedef struct {
+    double first, advance;
+    long begin, end; /* detector rows that meet the volume */
+    long low, high;  /* slices that they meet */
+} NAME(rise);
+
+static inline NAME(rise) NAME(climb)(const cone *scan, long ray, long line) {
+    const double depth = scan->depth[ray] + (double)line * scan->deepening[ray];
+    NAME(rise) r = {.first = scan->centre + depth * scan->lowest, .advance = depth * scan->pitch};
+    const double begin = ceil((-1 - r.first) / r.advance), end = ceil(((double)scan->slices - r.first) / r.advance);
+    r.begin = begin > 0 ? (begin < scan->height ? (long)begin : scan->height) : 0;
+    r.end = end < scan->height ? (end > 0 ? (long)end : 0) : scan->height;
+    if (r.begin >= r.end) {
+        r.begin = r.end = r.low = r.high = 0;
+        return r;
+    }
+    r.low = (long)(r.first + r.begin * r.advance + 2) - 2;
+    r.high = (long)(r.first + (r.end - 1) * r.advance + 2);
+    r.low = r.low < 0 ? 0 : r.low;
+    r.high = r.high > scan->slices ? scan->slices : r.high;
+    return r;
+}
+
+/* sums[j] += column between slices, for the detector rows that meet it */
+static inline void NAME(sample)(const NAME(rise) *r, const REAL *column, REAL *sums) {
+#ifdef WINDOWED
+    if (r->advance < 1.99) {
+        const __m256 lane = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), advance = _mm256_set1_ps((float)r->advance);
+        for (long j = r->begin; j < r->end; j += 8) {
+            const double start = r->first + j * r->advance;
+            const int base = (int)(start + 4) - 4;
+            const double beyond = start - base > 0 ? start - base : 0; /* below 0 by rounding */
+            const __m256 position = _mm256_fmadd_ps(lane, advance, _mm256_set1_ps((float)beyond));
+            const __m256 below = _mm256_floor_ps(position);
+            const __m256 f = _mm256_sub_ps(position, below);
+            const __m256i a = _mm256_cvttps_epi32(below), c = _mm256_add_epi32(a, _mm256_set1_epi32(1));
+            const __m256 low = _mm256_loadu_ps(column + base), high = _mm256_loadu_ps(column + base + 8);
+            const __m256 p = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, a), _mm256_permutevar8x32_ps(high, a),
+                                              _mm256_castsi256_ps(_mm256_slli_epi32(a, 28)));
+            const __m256 q = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, c), _mm256_permutevar8x32_ps(high, c),
+                                              _mm256_castsi256_ps(_mm256_slli_epi32(c, 28)));
+            const __m256 sum = _mm256_add_ps(_mm256_loadu_ps(sums + j), _mm256_fmadd_ps(f, _mm256_sub_ps(q, p), p));
+            _mm256_storeu_ps(sums + j, sum);
+        }
+        return;
+    }
+#endif
+    for (long j = r->begin; j < r->end; j++) {
+        const double position = r->first + j * r->advance;
+        const int below = (int)(position + 4) - 4;
+        sums[j] += column[below] + (REAL)(position - below) * (column[below + 1] - column[below]);
+    }
+}
+
+/* column = the transpose of `sample`, on slices low .. high - 1; values have margins of zeros */
+static inline void NAME(deposit)(const NAME(rise) *r, const REAL *values, long height, REAL *column) {
+#ifdef WINDOWED
+    if (r->advance >= 0.65 && r->advance < 1.99) {
+        const int most = (int)ceil(2 / r->advance);
+        const double inverse = 1 / r->advance;
+        const __m256 lane = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), one = _mm256_set1_ps(1.0f);
+        const __m256 zero = _mm256_setzero_ps(), sign = _mm256_set1_ps(-0.0f);
+        const __m256 advance = _mm256_set1_ps((float)r->advance), step = _mm256_set1_ps((float)inverse);
+        for (long z = r->low; z < r->high; z += 8) {
+            double from = (z - r->first - 1) * inverse;
+            from = from < -12 ? -12 : from > height ? height : from;
+            const int base = (int)(from + 16) - 16;
+            const double beyond = from - base > 0 ? from - base : 0; /* below 0 by rounding */
+            const __m256 at = _mm256_fmadd_ps(lane, step, _mm256_set1_ps((float)beyond));
+            const __m256 below = _mm256_floor_ps(at);
+            __m256i which = _mm256_cvttps_epi32(below);
+            __m256 gap = _mm256_fmsub_ps(advance, _mm256_sub_ps(one, _mm256_sub_ps(at, below)), one);
+            const __m256 low = _mm256_loadu_ps(values + base + 1), high = _mm256_loadu_ps(values + base + 9);
+            __m256 sum = zero;
+            for (int k = 0; k < most; k++) {
+                const __m256 weight = _mm256_max_ps(zero, _mm256_sub_ps(one, _mm256_andnot_ps(sign, gap)));
+                const __m256 value =
+                    _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, which), _mm256_permutevar8x32_ps(high, which),
+                                     _mm256_castsi256_ps(_mm256_slli_epi32(which, 28)));
+                sum = _mm256_fmadd_ps(weight, value, sum);
+                gap = _mm256_add_ps(gap, advance);
+                which = _mm256_add_epi32(which, _mm256_set1_epi32(1));
+            }
+            _mm256_storeu_ps(column + z, sum);
+        }
+        return;
+    }
+#endif
+    (void)height;
+    memset(column + r->low, 0, sizeof(REAL) * (r->high - r->low));
+    for (long j = r->begin; j < r->end; j++) {
+        const double position = r->first + j * r->advance;
+        const int below = (int)(position + 4) - 4;
+        const REAL second = (REAL)(position - below) * values[j];
+        column[below] += values[j] - second;
+        column[below + 1] += second;
+    }
+}
+
+static inline REAL NAME(length)(const cone *scan, long ray, long j) {
+    const double rise = (scan->lowest + j * scan->pitch) * scan->tilt[ray];
+    return (REAL)(scan->plane.height[ray] * sqrt(1 + rise * rise));
+}
+
+static void NAME(project_volume)(const void *argument, long task, void *scratch) {
+    const NAME(volume_job) *job = argument;
+    const cone *scan = job->scan;
+    const rays *plane = &scan->plane;
+    const long first = task * job->views_together, rest = plane->views - first;
+    const long last = first + (rest < job->views_together ? rest : job->views_together);
+    const long height = scan->height, slices = scan->slices;
+    REAL *column = (REAL *)scratch + MARGIN, *sums = (REAL *)scratch + slices + 2 * MARGIN;
+    int index[BAND * LANES];
+    REAL fraction[BAND * LANES];
+    memset(scratch, 0, sizeof(REAL) * (slices + 2 * MARGIN));
+    memset(job->data + first * plane->detectors * height, 0, sizeof(REAL) * (last - first) * plane->detectors * height);
+    for (int axis = 0; axis < 2; axis++) {
+        const int width = (int)NAME(width)(plane, axis);
+        const long stride = NAME(stride)(plane, axis), lines = NAME(lines)(plane, axis);
+        for (long line = 0; line < lines; line += SLAB) {
+            const int count = lines - line < SLAB ? (int)(lines - line) : SLAB;
+            const REAL *at = job->image[axis] + (line * stride + MARGIN) * slices;
+            for (long n = plane->first_segment[first]; n < plane->first_segment[last]; n++) {
+                const segment *s = plane->segments + n;
+                if (s->axis != axis) continue;
+                for (long number = 0; number * LANES < s->last - s->first; number++) {
+                    NAME(block) b;
+                    NAME(describe)(&b, plane, s, number, line, count);
+                    if (b.from >= b.to) continue;
+                    NAME(locate)(&b, width, index, fraction);
+                    for (int lane = 0; lane < b.lanes; lane++) {
+                        const long ray = b.first + b.step * lane;
+                        memset(sums, 0, sizeof(REAL) * height);
+                        for (int k = b.from; k < b.to; k++) {
+                            const int i = index[k * LANES + lane];
+                            if (i < -1 || i >= width) continue;
+                            const NAME(rise) r = NAME(climb)(scan, ray, line + k);
+                            const REAL f = fraction[k * LANES + lane];
+                            const REAL *restrict p = at + (k * stride + i) * slices, *restrict q = p + slices;
+                            for (long z = r.low; z < r.high; z++) column[z] = p[z] + f * (q[z] - p[z]);
+                            NAME(sample)(&r, column, sums);
+                        }
+                        REAL *to = job->data + ray * height;
+                        for (long j = 0; j < height; j++) to[j] += sums[j];
+                    }
+                }
+            }
+        }
+    }
+    for (long ray = first * plane->detectors; ray < last * plane->detectors; ray++)
+        for (long j = 0; j < height; j++) job->data[ray * height + j] *= NAME(length)(scan, ray, j);
+    for (long view = first; view < last; view++)
+        for (long j = 0; j < height; j++)
+            for (long u = 0; u < plane->detectors; u++)
+                job->measured[(view * height + j) * plane->detectors + u] =
+                    job->data[(view * plane->detectors + u) * height + j];
+}
+
+static void NAME(scale_volume)(const void *argument, long view, void *scratch) {
+    const NAME(volume_job) *job = argument;
+    const cone *scan = job->scan;
+    const long columns = scan->plane.detectors, height = scan->height;
+    (void)scratch;
+    for (long u = 0; u < columns; u++)
+        for (long j = 0; j < height; j++)
+            job->data[(view * columns + u) * height + j] =
+                NAME(length)(scan, view * columns + u, j) * job->measured[(view * height + j) * columns + u];
+}
+
+/* A slab of lines along one axis belongs to one task, so that no two threads write to the same voxel. */
+static void NAME(spread_volume)(const void *argument, long task, void *scratch) {
+    const NAME(volume_job) *job = argument;
+    const cone *scan = job->scan;
+    const rays *plane = &scan->plane;
+    const long slabs = job->image[0] ? (plane->rows + SLAB - 1) / SLAB : 0, height = scan->height, slices = scan->slices;
+    const int axis = task >= slabs;
+    const int width = (int)NAME(width)(plane, axis);
+    const long stride = NAME(stride)(plane, axis), lines = NAME(lines)(plane, axis);
+    const long line = (task - (axis ? slabs : 0)) * SLAB;
+    const int count = lines - line < SLAB ? (int)(lines - line) : SLAB;
+    REAL *at = job->image[axis] + (line * stride + MARGIN) * slices;
+    REAL *column = (REAL *)scratch + MARGIN, *values = (REAL *)scratch + slices + 2 * MARGIN + 2 * MARGIN;
+    int index[BAND * LANES];
+    REAL fraction[BAND * LANES];
+    memset(scratch, 0, sizeof(REAL) * (slices + height + 6 * MARGIN));
+    memset(at - MARGIN * slices, 0, sizeof(REAL) * count * stride * slices);
+    for (long n = 0; n < plane->first_segment[plane->views]; n++) {
+        const segment *s = plane->segments + n;
+        if (s->axis != axis) continue;
+        for (long number = 0; number * LANES < s->last - s->first; number++) {
+            NAME(block) b;
+            NAME(describe)(&b, plane, s, number, line, count);
+            if (b.from >= b.to) continue;
+            NAME(locate)(&b, width, index, fraction);
+            for (int lane = 0; lane < b.lanes; lane++) {
+                const long ray = b.first + b.step * lane;
+                memcpy(values, job->data + ray * height, sizeof(REAL) * height);
+                for (int k = b.from; k < b.to; k++) {
+                    const int i = index[k * LANES + lane];
+                    if (i < -1 || i >= width) continue;
+                    const NAME(rise) r = NAME(climb)(scan, ray, line + k);
+                    const REAL f = fraction[k * LANES + lane];
+                    REAL *restrict p = at + (k * stride + i) * slices, *restrict q = p + slices;
+                    NAME(deposit)(&r, values, height, column);
+                    for (long z = r.low; z < r.high; z++) {
+                        const REAL second = f * column[z];
+                        p[z] += column[z] - second;
+                        q[z] += second;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* Lines of both axes, z innermost, from the volume. */
+static void NAME(unpack_volume)(const void *argument, long task, void *scratch) {
+    const NAME(volume_job) *job = argument;
+    const cone *scan = job->scan;
+    const rays *plane = &scan->plane;
+    const long rows = job->image[0] ? plane->rows : 0, slices = scan->slices;
+    const int axis = task >= rows;
+    const long width = NAME(width)(plane, axis), stride = NAME(stride)(plane, axis), line = task - (axis ? rows : 0);
+    const long across = axis ? plane->columns : 1, along = axis ? 1 : plane->columns;
+    REAL *to = job->image[axis] + line * stride * slices;
+    (void)scratch;
+    memset(to, 0, sizeof(REAL) * stride * slices);
+    for (long z = 0; z < slices; z++) {
+        const REAL *from = job->flat + z * plane->rows * plane->columns + line * along;
+        for (long i = 0; i < width; i++) to[(MARGIN + i) * slices + z] = from[i * across];
+    }
+}
+
+/* One row of the volume from the lines of both axes. */
+static void NAME(pack_volume)(const void *argument, long row, void *scratch) {
+    const NAME(volume_job) *job = argument;
+    const cone *scan = job->scan;
+    const rays *plane = &scan->plane;
+    const long slices = scan->slices, across = NAME(stride)(plane, 0), down = NAME(stride)(plane, 1);
+    (void)scratch;
+    for (long i = 0; i < plane->columns; i++) {
+        const REAL *a = job->image[0] + (row * across + MARGIN + i) * slices;
+        const REAL *c = job->image[1] + (i * down + MARGIN + row) * slices;
+        for (long z = 0; z < slices; z++)
+            job->flat[(z * plane->rows + row) * plane->columns + i] =
+                (job->image[0] ? a[z] : 0) + (job->image[1] ? c[z] : 0);
+    }
+}
+
+/* Project (or, with `back`, backproject) one volume; return 0, or 1 where memory ran out. */
+static int NAME(run_volume)(const cone *scan, REAL *volume, REAL *measured, int threads, int back) {
+    const rays *plane = &scan->plane;
+    const long used[2] = {plane->walks[0] ? plane->rows : 0, plane->walks[1] ? plane->columns : 0};
+    const long slabs = (used[0] + SLAB - 1) / SLAB + (used[1] + SLAB - 1) / SLAB;
+    NAME(volume_job) job = {.scan = scan, .flat = volume, .measured = measured};
+    const size_t scratch = sizeof(REAL) * (scan->slices + scan->height + 6 * MARGIN);
+    int failed = 0;
+    for (int axis = 0; axis < 2; axis++) {
+        const size_t bytes = sizeof(REAL) * used[axis] * NAME(stride)(plane, axis) * scan->slices;
+        if (used[axis] && !(job.image[axis] = aligned(bytes))) failed = 1;
+    }
+    if (!(job.data = aligned(sizeof(REAL) * plane->views * plane->detectors * scan->height))) failed = 1;
+    job.views_together = plane->views / (4 * threads);
+    job.views_together = job.views_together < 1 ? 1 : job.views_together > 4 ? 4 : job.views_together;
+    const long groups = (plane->views + job.views_together - 1) / job.views_together;
+    if (!failed && back)
+        failed = share(NAME(scale_volume), &job, plane->views, threads, 0) ||
+                 share(NAME(spread_volume), &job, slabs, threads, scratch) ||
+                 share(NAME(pack_volume), &job, plane->rows, threads, 0);
+    else if (!failed)
+        failed = share(NAME(unpack_volume), &job, used[0] + used[1], threads, 0) ||
+                 share(NAME(project_volume), &job, groups, threads, scratch);
+    free(job.image[0]);
+    free(job.image[1]);
+    free(job.data);
+    return failed;
+}

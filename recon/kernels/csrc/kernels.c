@@ -1,0 +1,197 @@
+/* Projectors of tomography in C: each template compiled for every type and instruction set, chosen at run time.
+ *
+ * A plain shared library: no Python, NumPy or torch header. All arrays are C-contiguous and belong to the caller.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "crew.h"
+
+#define ABI 1
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define WITH_AVX2
+#include <immintrin.h>
+#endif
+
+enum { LANES = 8, BAND = 32, MARGIN = 16, TILE = 16, SLAB = 8 };
+
+/* Neighbouring rays of one view that walk along the same axis; `rising` where positions grow with the detector. */
+typedef struct {
+    long view, first, last;
+    int axis, rising;
+} segment;
+
+typedef struct {
+    long rows, columns, views, detectors;
+    const double *start, *slope, *height; /* of each ray (views, detectors) */
+    const segment *segments;
+    const long *first_segment; /* of each view, (views + 1) */
+    const double *pitch;       /* of each view: distance along a line of its rays where they are parallel and that is
+                                  at least 1 and at most 2 pixels, or 0 */
+    int walks[2];              /* whether any ray walks along the rows, the columns */
+    int pitched;               /* whether any view has a pitch */
+} rays;
+
+typedef struct {
+    rays plane; /* of each view and detector column, within a slice */
+    long slices, height; /* of the volume; detector rows */
+    double centre;       /* slice of the source */
+    double lowest, pitch; /* height of detector row 0 and distance of rows, in slices */
+    const double *depth, *deepening, *tilt; /* of each column: distance from the source over that of the detector, at
+                                               line 0 and per line; length of a slice over the detector's distance */
+} cone;
+
+typedef float float8 __attribute__((vector_size(32), aligned(32)));
+typedef double double4 __attribute__((vector_size(32), aligned(32)));
+
+enum { WORTH_A_THREAD = 1 << 19 }; /* numbers to copy; below, starting it takes longer */
+
+static int copying_threads(double numbers, int threads) { return numbers < WORTH_A_THREAD ? 1 : threads; }
+
+#define PASTE(a, b) a##_##b
+#define JOIN(a, b) PASTE(a, b)
+#define NAME(x) JOIN(x, SUFFIX)
+
+/* ---- any processor */
+#define REAL float
+#define ITEM float
+#define ITEMS 1
+#define SUFFIX f1
+#include "rays.h"
+#include "cone.h"
+#undef ITEM
+#undef ITEMS
+#undef SUFFIX
+#define ITEM float8
+#define ITEMS 8
+#define SUFFIX f8
+#include "rays.h"
+#undef REAL
+#undef ITEM
+#undef ITEMS
+#undef SUFFIX
+#define REAL double
+#define ITEM double
+#define ITEMS 1
+#define SUFFIX d1
+#include "rays.h"
+#include "cone.h"
+#undef ITEM
+#undef ITEMS
+#undef SUFFIX
+#define ITEM double4
+#define ITEMS 4
+#define SUFFIX d4
+#include "rays.h"
+#undef REAL
+#undef ITEM
+#undef ITEMS
+#undef SUFFIX
+
+#ifdef WITH_AVX2
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define REAL float
+#define ITEM float
+#define ITEMS 1
+#define SUFFIX f1_avx2
+#define WINDOWED
+#include "rays.h"
+#include "cone.h"
+#undef WINDOWED
+#undef ITEM
+#undef ITEMS
+#undef SUFFIX
+#define ITEM float8
+#define ITEMS 8
+#define SUFFIX f8_avx2
+#include "rays.h"
+#undef REAL
+#undef ITEM
+#undef ITEMS
+#undef SUFFIX
+#define REAL double
+#define ITEM double
+#define ITEMS 1
+#define SUFFIX d1_avx2
+#include "rays.h"
+#include "cone.h"
+#undef ITEM
+#undef ITEMS
+#undef SUFFIX
+#define ITEM double4
+#define ITEMS 4
+#define SUFFIX d4_avx2
+#include "rays.h"
+#undef REAL
+#undef ITEM
+#undef ITEMS
+#undef SUFFIX
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+#if defined(__GNUC__)
+#define EXPORT __attribute__((visibility("default")))
+#else
+#define EXPORT
+#endif
+
+static int has_avx2(void) {
+#ifdef WITH_AVX2
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 0;
+#endif
+}
+
+EXPORT int recon_abi(void) { return ABI; }
+
+EXPORT const char *recon_instructions(void) { return has_avx2() ? "AVX2" : "baseline"; }
+
+#ifdef WITH_AVX2
+#define CHOOSE(name, ...) (has_avx2() ? name##_avx2(__VA_ARGS__) : name(__VA_ARGS__))
+#else
+#define CHOOSE(name, ...) name(__VA_ARGS__)
+#endif
+
+/* Images (batch, rows, columns) to (batch, views, detectors), or back; `most` at once from three left over. */
+#define RAYS(letter, real, most) \
+    EXPORT int recon_rays_##letter(const rays *scan, real *images, real *measured, long batch, int threads, \
+                                   int back) { \
+        int failed = 0; \
+        for (long done = 0, held; done < batch && !failed; done += held) { \
+            real *x = images + done * scan->rows * scan->columns; \
+            real *y = measured + done * scan->views * scan->detectors; \
+            held = batch - done < 3 ? 1 : batch - done < most ? batch - done : most; \
+            failed = held == 1 ? CHOOSE(run_##letter##1, scan, x, y, held, threads, back) \
+                               : CHOOSE(run_##letter##most, scan, x, y, held, threads, back); \
+        } \
+        return failed; \
+    }
+
+RAYS(f, float, 8)
+RAYS(d, double, 4)
+
+/* Volumes (batch, slices, rows, columns) to (batch, views, detector rows, detector columns), or back. */
+#define CONE(letter, real) \
+    EXPORT int recon_cone_##letter(const cone *scan, real *volumes, real *measured, long batch, int threads, int back) { \
+        int failed = 0; \
+        for (long i = 0; i < batch && !failed; i++) { \
+            real *x = volumes + i * scan->slices * scan->plane.rows * scan->plane.columns; \
+            real *y = measured + i * scan->plane.views * scan->height * scan->plane.detectors; \
+            failed = CHOOSE(run_volume_##letter##1, scan, x, y, threads, back); \
+        } \
+        return failed; \
+    }
+
+CONE(f, float)
+CONE(d, double)

@@ -1,0 +1,168 @@
+"""Batches: the same files as single runs, one opening of the prior, failures that stop nothing, and going on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recon.config.schema import Config
+from recon.data import Geometry, Volume
+from recon.errors import OutputExistsError
+from recon.io.registry import read_volume, write_measurement
+from recon.priors.base import PriorInfo
+from recon.priors.networks.unet import UNet, UNetConfig
+from recon.priors.store import save_prior
+from recon.runs import batch as module
+from recon.runs.batch import BatchRequest, run_batch
+from recon.runs.manifest import read_manifest
+from recon.runs.reconstruct import RunRequest, reconstruct
+from recon.runs.simulate import simulate
+
+TINY = UNetConfig(channels=(8, 16), blocks=(1, 1), embedding=16, groups=4)
+
+
+def config(method: str = "cg", prior: str = "brain-mri") -> Config:
+    return Config.model_validate(
+        {
+            "operator": {"kind": "denoise"},
+            "method": {"name": method} | ({"steps": 3} if method == "dds" else {}),
+            "noise": {"sigma": 0.05},
+            "prior": {"name": prior},
+            "scaling": {"mode": "fixed", "low": 0.0, "high": 1.0},
+            "run": {"device": "cpu", "threads": 1},
+        }
+    )
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Three measurements and a file that is none."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for index, name in enumerate("abc"):
+        image = np.random.default_rng(index).uniform(0, 1, (16, 16)).astype(np.float32)
+        write_measurement(folder / f"{name}.h5", simulate(Volume(image, Geometry(("y", "x"))), config()))
+    return folder
+
+
+def request(scans: Path, out: Path, **rest) -> BatchRequest:
+    out.mkdir(exist_ok=True)
+    given = {"config": config(), "preset": "test"} | rest
+    return BatchRequest(items=read_manifest(str(scans), ".npy"), folder=out, **given)
+
+
+def run(asked: BatchRequest) -> list[module.BatchResult]:
+    return list(run_batch(asked, lambda number, item: None, lambda plan: None, None))
+
+
+def test_a_batch_writes_what_single_runs_write(scans, tmp_path):
+    results = run(request(scans, tmp_path / "out"))
+    assert [(r.item.source.name, r.status) for r in results] == [("a.h5", "ok"), ("b.h5", "ok"), ("c.h5", "ok")]
+    for name in "abc":
+        alone = tmp_path / f"{name}-alone.npy"
+        reconstruct(RunRequest(scans / f"{name}.h5", alone, config(), "test"), lambda plan: None, None)
+        assert (tmp_path / "out" / f"{name}.npy").read_bytes() == alone.read_bytes()
+        assert (tmp_path / "out" / f"{name}.npy.json").is_file()
+
+
+def test_the_prior_is_opened_once(scans, tmp_path, monkeypatch):
+    weights = tmp_path / "tiny.safetensors"
+    info = PriorInfo("tiny", 1, multiple=TINY.multiple)
+    save_prior(weights, UNet(TINY).state_dict(), TINY, 0.5, info, torch.float32)
+    opened = []
+    real = module.open_prior
+    monkeypatch.setattr(module, "open_prior", lambda path: opened.append(path) or real(path))
+    results = run(request(scans, tmp_path / "out", config=config("dds", str(weights))))
+    assert [r.status for r in results] == ["ok"] * 3
+    assert opened == [weights]
+
+
+def test_a_failure_stops_nothing_unless_asked(scans, tmp_path):
+    (scans / "b.h5").write_bytes(b"nothing of ours")
+    results = run(request(scans, tmp_path / "out"))
+    assert [r.status for r in results] == ["ok", "failed", "ok"]
+    assert results[1].json()["exit_code"] == 3 and "b.h5" in results[1].json()["error"]
+    assert not (tmp_path / "out" / "b.npy").exists()
+    assert [r.status for r in run(request(scans, tmp_path / "fast", fail_fast=True))] == ["ok", "failed"]
+    assert not (tmp_path / "fast" / "c.npy").exists()
+
+
+def test_a_bug_in_one_item_does_not_lose_the_others(scans, tmp_path, monkeypatch):
+    def broken(single, *rest):
+        if single.source.name == "a.h5":
+            raise ZeroDivisionError("division by zero")
+        return reconstruct(single, *rest)
+
+    monkeypatch.setattr(module, "reconstruct", broken)
+    results = run(request(scans, tmp_path / "out"))
+    assert [r.status for r in results] == ["failed", "ok", "ok"]
+    assert results[0].json()["error"] == "unexpected ZeroDivisionError: division by zero"
+
+
+def test_what_is_finished_is_left_and_the_rest_done(scans, tmp_path):
+    out = tmp_path / "out"
+    run(request(scans, out))
+    (out / "b.npy.json").unlink()  # as if killed between image and sidecar
+    before = (out / "a.npy").stat().st_mtime_ns
+    results = run(request(scans, out, skip_existing=True))
+    assert {r.item.source.name: r.status for r in results} == {"a.h5": "skipped", "b.h5": "ok", "c.h5": "skipped"}
+    assert (out / "a.npy").stat().st_mtime_ns == before
+    with pytest.raises(OutputExistsError):
+        run(request(scans, out))
+    assert all(r.status == "ok" for r in run(request(scans, out, force=True)))
+
+
+def test_an_item_has_its_own_seed_and_truth(scans, tmp_path):
+    truth = np.random.default_rng(0).uniform(0, 1, (16, 16)).astype(np.float32)
+    np.save(scans / "truth.npy", truth)
+    shutil.copy(scans / "a.h5", scans / "d.h5")
+    manifest = scans / "list.csv"
+    manifest.write_text("input,output,truth,seed\na.h5,one/a.npy,truth.npy,1\nd.h5,one/d.npy,,2\n")
+    asked = BatchRequest(read_manifest(str(manifest), ".npy"), tmp_path / "out", config(), "test")
+    (tmp_path / "out").mkdir()
+    first, second = run(asked)
+    assert first.report is not None and "psnr" in first.report.metrics
+    seeds = [json.loads((tmp_path / "out" / "one" / f"{n}.npy.json").read_text())["Recon"]["Config"] for n in "ad"]
+    assert [s["run"]["seed"] for s in seeds] == [1, 2]
+    assert second.status == "ok" and read_volume(tmp_path / "out" / "one" / "d.npy").array.shape == (16, 16)
+
+
+def batch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from recon.cli.main import app; app()", "batch", *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_lists_failures_and_exits_with_9(scans, tmp_path):
+    (scans / "b.h5").write_bytes(b"nothing of ours")
+    common = (str(scans), str(tmp_path / "out"), "-p", "denoise-dds", "-m", "cg", "--extension", ".npy")
+    done = batch(*common, "--json", "-q")
+    assert done.returncode == 9
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["status"] for line in lines] == ["ok", "failed", "ok"]
+    assert "1 of 3 failed" in done.stderr and "--skip-existing" in done.stderr
+    again = batch(*common, "--skip-existing", "--part", "1/3")
+    assert (again.returncode, again.stdout.split()[0]) == (0, "skipped")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--extension", ".xyz"), 2, "no image format"),
+        (("--part", "3/2"), 2, "k/n"),
+        (("--set", "method.steps=x"), 4, "steps"),
+    ],
+)
+def test_the_command_refuses_before_any_work(scans, tmp_path, arguments, code, message):
+    done = batch(str(scans), str(tmp_path / "out"), "-p", "denoise-dds", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
