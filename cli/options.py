@@ -106,6 +106,10 @@ Samples = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="Device: auto, cpu, cuda, cuda:1, ...")]
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", metavar="NAME", help="What evaluates the network: auto, eager, compile, onnxruntime."),
+]
 Truth = Annotated[Path | None, typer.Option("--truth", metavar="FILE", help="Image to score against.")]
 Protocol = Annotated[str | None, typer.Option("--protocol", metavar="NAME", help="Metric protocol.")]
 Axes = Annotated[

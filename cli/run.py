@@ -10,6 +10,7 @@ import typer
 
 from .options import (
     Axes,
+    Backend,
     ConfigFile,
     Device,
     DryRun,
@@ -47,12 +48,19 @@ def run(
     samples: Samples = None,
     seed: Seed = None,
     device: Device = None,
+    backend: Backend = None,
     truth: Truth = None,
     protocol: Protocol = None,
     axes: Axes = None,
     calibration: Annotated[
         Path | None,
         typer.Option("--calibration", metavar="FILE", help="Factor for the std, from recon audit --calibrate."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE.html", help="Also write one page: pictures, settings, scores, citations."
+        ),
     ] = None,
     dry_run: DryRun = False,
     sidecar: Annotated[bool, typer.Option(help="Write OUTPUT.json with everything needed to repeat the run.")] = True,
@@ -72,12 +80,17 @@ def run(
 
     if output == "-" and json:
         raise UsageError("--json and an image cannot both go to standard output", "write the image to a file")
+    if report is not None and (output == "-" or not sidecar):
+        raise UsageError("--report describes a run with an image and a sidecar", "leave out --no-sidecar, name a file")
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"a report is HTML, got {report.name}", "name it with .html")
     fitted = read_calibration(calibration) if calibration is not None else None
     flags = {
         "run.std_factor": fitted.factor if fitted is not None else None,
         "run.samples": samples,
         "run.seed": seed,
         "run.device": device,
+        "run.backend": backend,
         "prior.name": prior,
         "metrics.protocol": protocol,
     }
@@ -95,12 +108,13 @@ def run(
         force=force,
         sidecar=sidecar,
         command=("recon", *sys.argv[1:]),
+        report=report,
     )
     if dry_run:
         _show_plan(plan_request(request)[0], json, quiet)
         return
-    with progress("run", quiet) as report:
-        result = reconstruct(request, lambda plan: announce(plan, quiet), report)
+    with progress("run", quiet) as reached:
+        result = reconstruct(request, lambda plan: announce(plan, quiet), reached)
     if output != "-":
         show_report(result, json)
 

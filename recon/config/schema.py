@@ -32,7 +32,7 @@ class NoiseSection(_Section):
 
     sigma: Gaussian standard deviation relative to the data range of the image (each of real and imaginary parts).
     peak: Poisson counts that a measured value equal to the data range gives.
-    photons, attenuation: transmission: counts of a ray that nothing attenuates, and nepers (by which a ray falls to 1/e)
+    photons, attenuation: transmission: counts of a ray that nothing attenuates, and nepers (each divides a ray by e)
         that a measured value equal to the data range attenuates.
     """
 
@@ -119,6 +119,7 @@ class ScanSection(_Section):
 class RunSection(_Section):
     """How to run: number of samples, seed, device, threads (0: all cores), samples per chunk (0: chosen).
 
+    backend: what evaluates the network; "auto": ONNX Runtime where it is installed, can and is worth it, else torch.
     std_factor: what the standard deviation is multiplied by, from `recon audit --calibrate`.
     """
 
@@ -127,6 +128,7 @@ class RunSection(_Section):
     device: str = "auto"
     threads: int = Field(default=0, ge=0)
     chunk: int = Field(default=0, ge=0)
+    backend: Literal["auto", "eager", "compile", "onnxruntime"] = "auto"
     std_factor: float = Field(default=1.0, gt=0)
 
 

@@ -12,11 +12,13 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "blur": ("recon.operators.blur", "Gaussian, motion or given kernel; circular, reflect or valid boundary"),
     "colour-mix": ("recon.operators.colour", "mixing of channels, such as RGB to grey"),
     "mri": ("recon.operators.mri", "Cartesian MRI, one coil or many, undersampled k-space"),
+    "mri-nufft": ("recon.operators.mri_nufft", "MRI along radial, spiral or given trajectories, one coil or many"),
     "ct": ("recon.operators.ct", "parallel-beam tomography of an image, or of a volume slice by slice"),
     "ct-fan": ("recon.operators.ct_fan", "fan-beam tomography with a flat or curved detector"),
     "ct-cone": ("recon.operators.ct_cone", "circular cone-beam tomography of a volume with a flat detector"),
     "phase-retrieval": ("recon.operators.phase", "amplitude of the oversampled Fourier transform, non-linear"),
     "hdr": ("recon.operators.hdr", "a detector that saturates before black and white, non-linear"),
     "nonlinear-blur": ("recon.operators.response_blur", "blur of light, seen through a camera's response, non-linear"),
+    "slice-average": ("recon.operators.slice_average", "super-resolution along z: averages of neighbouring slices"),
     "matrix": ("recon.operators.matrix", "a dense or sparse (CSR) matrix from a file"),
 }

@@ -27,6 +27,7 @@ class Family:
         measurements that come without in_shape; None where it cannot be known.
     never_invented: params -> names of arrays that belong to a measurement and must come with it (a k-space mask);
         the others may be drawn when reconstructing.
+    volume: whether its images are volumes (C, Z, Y, X), whose slices it sees together.
     """
 
     kind: str
@@ -36,3 +37,4 @@ class Family:
     arrays: dict[str, str] = field(default_factory=dict)
     reads_shape: Callable[[Any, Arrays, tuple[int, ...]], tuple[int, ...] | None] | None = None
     never_invented: Callable[[Any], frozenset[str]] = field(default=lambda params: frozenset())
+    volume: bool = False

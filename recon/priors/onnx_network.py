@@ -10,7 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import Any, final
 
 import onnxruntime
@@ -118,12 +118,19 @@ def _exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
 @contextmanager
 def _silenced() -> Iterator[None]:
     """Keep the exporter's remarks to itself: whether the graph is right is checked on it."""
+    # it prints whole graphs to standard output, which is for results
+    talks, allow = (getattr(torch._C, f"_jit_{name}_onnx_log_enabled", None) for name in ("is", "set"))
+    before = bool(talks()) if talks is not None else False
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        if allow is not None:
+            allow(False)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+        if allow is not None:
+            allow(before)

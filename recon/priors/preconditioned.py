@@ -63,7 +63,8 @@ class PreconditionedDenoiser(Denoiser):
             return torch.cat([x0, (out[:, channels:] + 1) / 2], dim=1) if variance else x0
 
         channels = x.shape[1]
-        variance = self.preconditioning.learned_variance and self.network.config.out_channels == 2 * channels
+        given: int = getattr(self.network.config, "out_channels", channels)
+        variance = self.preconditioning.learned_variance and given == 2 * channels
         scale = per_item(shrink, x)
         if self.preconditioning.scales_back:
             grey = sum(self.info.value_range) / 2

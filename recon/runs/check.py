@@ -22,6 +22,7 @@ from recon.operators.registry import build, draw, parse_params
 from recon.priors.base import Denoiser
 from recon.priors.catalog import prior_path
 from recon.priors.open import open_prior
+from recon.runs.backend import choose_backend
 from recon.runs.device import choose_device
 from recon.runs.fit_prior import fit_prior
 from recon.runs.methods import make_method
@@ -77,6 +78,7 @@ def check(config: Config, source: Path | None) -> tuple[list[Finding], dict[str,
         attempt("method fits operator", lambda: _pairing(config, method, operator))
     if operator is not None and opened is not None and method is not None and device is not None:
         prior = attempt("prior fits operator", lambda: _fits(config, opened, operator, method, device))
+        attempt("backend", lambda: _backend(config, method, prior, device, items))
     if isinstance(operator, LinearOperator):
         attempt("adjoint", lambda: _adjoint(operator))
     complete = all(f.ok for f in findings) and operator is not None and method is not None and device is not None
@@ -104,6 +106,14 @@ def _fits(
 ) -> tuple[Denoiser, str]:
     fitted, lines = fit_prior(prior, config.prior, operator, method, device)
     return fitted, "; ".join([f"{tuple(operator.in_shape)}", *lines])
+
+
+def _backend(
+    config: Config, method: Method, prior: Denoiser | None, device: torch.device, items: int
+) -> tuple[str, str]:
+    evaluations = method.network_calls * method.members(config.run.samples) * items
+    chosen = choose_backend(config.run, config.method.name, method, prior, device, evaluations)
+    return chosen, chosen
 
 
 def _measurement(source: Path) -> tuple[Measurement, str]:

@@ -14,6 +14,7 @@ import torch
 from recon.data import Problem
 from recon.errors import NumericalError
 from recon.metrics.uncertainty import mean_and_std
+from recon.priors.backends import with_backend
 from recon.runs.plan import Plan
 from recon.runs.problem import Scaled, on_device, scale_problem
 from recon.samplers.base import SeededNoise, Status, Step
@@ -34,6 +35,7 @@ class Outcome:
 
     nfe, backprops, operator_calls: in all, over every sample, or every member of an ensemble.
     ensemble_spread: of each item, standard deviation of all members in image units, root mean square over the image.
+    residual_curve: at each step ||y - A x0|| of the denoised image over its expected value, mean over all samples.
     """
 
     samples: np.ndarray
@@ -45,6 +47,7 @@ class Outcome:
     seconds: float
     peak_memory_mb: float
     ensemble_spread: list[float] = field(default_factory=list)
+    residual_curve: list[float] = field(default_factory=list)
 
     @property
     def mean(self) -> np.ndarray:
@@ -73,10 +76,12 @@ def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -
     """Return the outcome of a plan. Raises Diverged if a method did."""
     start = time.monotonic()
     prior = plan.prior.to(plan.device) if plan.prior is not None else None
+    prior = with_backend(prior, plan.backend, plan.threads) if prior is not None else None
     a, b = plan.window.affine(plan.value_range)
     items = plan.input.measurement.y.shape[0]
     counts = {"nfe": 0, "backprops": 0, "operator_calls": 0}
     stacks, residuals, mean_residuals, spreads, sound = [], [], [], [], True
+    curves: list[torch.Tensor] = []
     chunks = [range(i, min(i + plan.chunk, plan.members)) for i in range(0, plan.members, plan.chunk)]
     rounds = items * len(chunks)
     for item in range(items):
@@ -98,6 +103,8 @@ def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -
             drawn.append(result.samples)
             if result.stats.ensemble is not None:
                 spreads.append(scaled.a * float(result.stats.ensemble.spreads[-1]))
+            if result.stats.residuals:
+                curves.append(torch.stack(result.stats.residuals).mean(1).cpu())
             for key in counts:
                 counts[key] += getattr(result.stats, key) * len(indices)
             sound = result.status is Status.OK and bool(torch.isfinite(result.samples.abs()).all())
@@ -118,12 +125,19 @@ def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -
         seconds=time.monotonic() - start,
         peak_memory_mb=_peak_memory_mb(plan.device),
         ensemble_spread=spreads,
+        residual_curve=_mean_curve(curves),
         **counts,
     )
     if sound:
         return outcome
     last = outcome if np.isfinite(outcome.samples).all() else None
     raise Diverged(f"method '{plan.config.method.name}' diverged", Status.DIVERGED.message, last)
+
+
+def _mean_curve(curves: list[torch.Tensor]) -> list[float]:
+    """Return the mean of curves over their common steps: one that diverged is shorter."""
+    steps = min((len(curve) for curve in curves), default=0)
+    return [float(v) for v in torch.stack([curve[:steps] for curve in curves]).mean(0)] if steps else []
 
 
 def _item_seed(plan: Plan, item: int) -> int:

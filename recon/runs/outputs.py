@@ -29,21 +29,22 @@ class OutputNames:
     sidecar: Path
     std: Path | None = None
     samples: Path | None = None
+    report: Path | None = None
 
     def all(self) -> list[Path]:
         """Every file that will be written."""
-        return [p for p in (self.image, self.std, self.samples, self.sidecar) if p is not None]
+        return [p for p in (self.image, self.std, self.samples, self.sidecar, self.report) if p is not None]
 
 
-def output_names(output: Path, samples: int) -> OutputNames:
-    """Return OUT, OUT.json and, for several samples, OUT_std and OUT_samples."""
+def output_names(output: Path, samples: int, report: Path | None = None) -> OutputNames:
+    """Return OUT, OUT.json and, for several samples, OUT_std and OUT_samples; and the report where one is asked for."""
     sidecar = output.with_name(output.name + ".json")
     if samples < 2:
-        return OutputNames(output, sidecar)
+        return OutputNames(output, sidecar, report=report)
     stem, extension = split_extension(output)
     extension = FLOAT_COMPANION.get(extension.lower(), extension)
     std, many = (output.with_name(f"{stem}_{what}{extension}") for what in ("std", "samples"))
-    return OutputNames(output, sidecar, std, many)
+    return OutputNames(output, sidecar, std, many, report)
 
 
 def last_state_name(output: Path) -> Path:

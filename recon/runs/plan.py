@@ -16,6 +16,7 @@ from recon.operators.base import Operator
 from recon.priors.base import Denoiser
 from recon.priors.catalog import prior_path
 from recon.priors.open import open_prior
+from recon.runs.backend import choose_backend
 from recon.runs.device import choose_chunk, choose_device, choose_threads
 from recon.runs.fit_prior import fit_prior
 from recon.runs.methods import make_method, missing_needs
@@ -42,6 +43,7 @@ class Plan:
     threads: int
     chunk: int
     samples: int
+    backend: str = "eager"
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -77,6 +79,7 @@ class Plan:
             "device": str(self.device),
             "threads": self.threads,
             "chunk": self.chunk,
+            "backend": self.backend,
             "notices": self.notices,
         }
 
@@ -112,7 +115,9 @@ def make_plan(
     members = method.members(samples)
     # the members of an ensemble see each other: it comes whole, and batches its own network calls
     chunk = members if method.ensemble else choose_chunk(config.run.chunk, members, device)
-    return Plan(config, resolved, method, prior, window, norm, device, threads, chunk, samples, notices)
+    evaluations = method.network_calls * members * int(resolved.measurement.y.shape[0])
+    backend = choose_backend(config.run, config.method.name, method, prior, device, evaluations)
+    return Plan(config, resolved, method, prior, window, norm, device, threads, chunk, samples, backend, notices)
 
 
 def check_pairing(name: str, method: Method, operator: Operator, kind: str) -> None:

@@ -37,10 +37,10 @@ def _parts(path: Path) -> list[Path]:
     return [Path(name) for name in names_written(str(path)) if name == str(path) or Path(name).exists()]
 
 
-def versions() -> dict[str, str]:
-    """Return versions of this program, Python and the packages that computed the result."""
+def versions(backend: str = "eager") -> dict[str, str]:
+    """Return versions of this program, Python and the packages that computed the result with a backend."""
     found = {"recon": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *(("onnxruntime",) if backend == "onnxruntime" else ())):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -13,6 +13,7 @@ import numpy as np
 from recon.config.schema import Config
 from recon.data import Measurement, OperatorSpec, Volume, from_stack, to_stack
 from recon.errors import InputError, ReconError
+from recon.io.atomic import write_bytes
 from recon.io.catalog import format_of_name
 from recon.io.operator_file import read_operator_file
 from recon.io.registry import read_measurement, read_volume, write_volume
@@ -35,6 +36,7 @@ from recon.runs.outputs import (
 )
 from recon.runs.plan import Plan, make_plan
 from recon.runs.provenance import bytes_sha256, content_sha256, portable_path
+from recon.runs.report import report_page
 from recon.runs.sidecar import run_sidecar
 
 OnProgress = Callable[[Progress], None]
@@ -55,6 +57,7 @@ class RunRequest:
     force: bool = False
     sidecar: bool = True
     command: tuple[str, ...] = ()
+    report: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def plan_request(
     measurement: what `request.source` holds, where it is read already.
     """
     if request.output is not None:
-        check_outputs(output_names(request.output, request.config.run.samples), request.force)
+        check_outputs(output_names(request.output, request.config.run.samples, request.report), request.force)
     if measurement is None:
         measurement = read_measurement(request.source, axes=request.axes)
     spec = _operator_file(request.operator_file)
@@ -138,8 +141,8 @@ def reconstruct(
         geometry = image_geometry(plan.input.measurement.geometry, mean.shape)
         write_volume("-", from_stack(image, geometry))
         return RunReport("ok", metrics, _name(protocol), {}, statistics, notices)
-    names = output_names(request.output, plan.samples)
-    outputs = _write(request, plan, outcome, names, metrics, protocol, started)
+    names = output_names(request.output, plan.samples, request.report)
+    outputs = _write(request, plan, outcome, names, metrics, protocol, started, truth=truth)
     shown = {k: str(names.image.parent / name) for k, name in outputs.items()}
     return RunReport("ok", metrics, _name(protocol), shown, statistics, notices)
 
@@ -153,12 +156,15 @@ def _write(
     protocol: dict[str, Any] | None,
     started: str,
     status: str = "ok",
+    truth: Volume | None = None,
 ) -> dict[str, str]:
     """Write all files of a run or none; return their names by kind."""
     mean, folder = outcome.mean, names.image.parent
     geometry = image_geometry(plan.input.measurement.geometry, mean.shape)
     kinds = {"image": names.image, "std": names.std, "samples": names.samples}
     outputs = {k: p.name for k, p in kinds.items() if p is not None}
+    if names.report is not None:
+        outputs["report"] = portable_path(names.report, folder)
     with all_or_nothing(names):
         std = request.config.run.std_factor * outcome.std if names.std is not None else None
         write_images(names, mean, std, outcome.samples, geometry, request.force)
@@ -170,6 +176,9 @@ def _write(
             )
             write_sidecar(names.sidecar, content, request.force)
             outputs["sidecar"] = names.sidecar.name
+            if names.report is not None:
+                html = report_page(plan, outcome, truth, content)
+                write_bytes(names.report, html.encode(), force=request.force)
     return outputs
 
 

@@ -69,8 +69,11 @@ def read_rerun(
 
 
 def _config(facts: dict[str, Any], folder: Path, device: str | None) -> Config:
-    """Return the configuration of the run, on its device, threads and chunks; a weight file lies by the sidecar."""
+    """Return the configuration of the run, on its device, threads and backend; a weight file lies by the sidecar."""
     pinned = {"device": device or facts["Device"], "threads": facts["Threads"], "chunk": facts["Chunk"]}
+    if device is None:
+        # sidecars of versions without a choice are of eager runs
+        pinned["backend"] = facts.get("Backend", "eager")
     content, prior = facts["Config"], facts["Config"]["prior"]
     if is_file(prior["name"]):
         slash = "/" if prior["name"].endswith("/") else ""
@@ -106,6 +109,6 @@ def _check_hash(path: Path, expected: str, role: str) -> None:
 
 
 def _differences(then: dict[str, str]) -> list[str]:
-    now = versions()
+    now = versions("onnxruntime" if "onnxruntime" in then else "eager")
     changed = [f"{k} {v} then, {now.get(k)} now" for k, v in then.items() if now.get(k) != v]
     return [f"versions differ, so the result may too: {'; '.join(changed)}"] if changed else []

@@ -51,7 +51,7 @@ def view(request: ViewRequest) -> dict[str, Any]:
         raise UsageError("--std is drawn beside error maps", "give the truth too, or view the std file by itself")
     check_writable([request.output], request.force)
     volumes = [_read(path, request) for path in request.images]
-    flip = _first_row_is_bottom(volumes[0].geometry)
+    flip = first_row_is_bottom(volumes[0].geometry)
     stacks = [to_stack(volume) for volume in volumes]
     metrics: dict[str, Any] = {}
     if request.truth is None:
@@ -93,9 +93,10 @@ def _read(path: Path, request: ViewRequest) -> Volume:
     return volume if request.index is None else take_item(volume, request.index)
 
 
-def _first_row_is_bottom(geometry: Geometry) -> bool:
+def first_row_is_bottom(geometry: Geometry | None) -> bool:
     """Whether rows go towards the front of the head, as in a NIfTI image with positive y: drawn from the bottom up."""
-    return geometry.affine is not None and bool(geometry.affine[1, 1] > 0)
+    affine = geometry.affine if geometry is not None else None
+    return affine is not None and bool(affine[1, 1] > 0)
 
 
 def _title(path: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -72,14 +72,22 @@ class Result:
     stats: Stats
 
 
+State = Mapping[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Step:
-    """What a sampler reports after each step: index, number of steps, noise level reached, current x0 estimate."""
+    """What a sampler reports after each step: index, number of steps, noise level reached, current x0 estimate.
+
+    state: of methods that can be taken up again after the step, all that they need for it but the noise source; tensors
+    that the method will not change in place.
+    """
 
     index: int
     count: int
     sigma: float
     x0: Tensor
+    state: State | None = None
 
 
 OnStep = Callable[[Step], None]
@@ -120,6 +128,15 @@ class SeededNoise:
             drawn = [torch.randn(item, generator=g, dtype=dtype) for g in self.generators]
         return torch.stack(drawn).to(self.device, non_blocking=True)
 
+    def state(self) -> Tensor:
+        """Return the generators' states, uint8 (indices, bytes)."""
+        return torch.stack([g.get_state() for g in self.generators])
+
+    def restore(self, state: Tensor) -> None:
+        """Go on from a state."""
+        for generator, each in zip(self.generators, state, strict=True):
+            generator.set_state(each)
+
 
 class Method(ABC):
     """A reconstruction method: a frozen dataclass of hyper-parameters with one function.
@@ -130,6 +147,7 @@ class Method(ABC):
     cfg_plus_plus: whether its steps add the unconditional noise again where a prior gives it (CFG++).
     ensemble: whether the samples of one call are members of one ensemble, which must not be split.
     through_prior: whether its gradients go through the prior.
+    volume: whether the slices of a volume are one sample (B, C, Z, Y, X) to it; images stay images.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -138,6 +156,7 @@ class Method(ABC):
     cfg_plus_plus: ClassVar[bool] = False
     ensemble: ClassVar[bool] = False
     through_prior: ClassVar[bool] = False
+    volume: ClassVar[bool] = False
     citation: ClassVar[str] = ""
 
     @abstractmethod
@@ -164,6 +183,11 @@ class Method(ABC):
     def differentiates_prior(self) -> bool:
         """Whether it differentiates the prior with these settings; backends without autograd cannot serve it then."""
         return self.through_prior
+
+    @property
+    def joint(self) -> bool:
+        """Whether the slices of a volume are one sample with these settings."""
+        return self.volume
 
     def members(self, samples: int) -> int:
         """Return how many samples are drawn to return `samples`: an ensemble may need more."""

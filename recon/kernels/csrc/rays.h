@@ -349,7 +349,8 @@ static int NAME(run)(const rays *scan, REAL *images, REAL *measured, long held, 
     const long tiles = (used[0] + TILE - 1) / TILE + (used[1] + TILE - 1) / TILE;
     const long bands = (used[0] + BAND - 1) / BAND + (used[1] + BAND - 1) / BAND;
     NAME(job) job = {.scan = scan, .flat = images, .measured = measured, .held = held};
-    const int copiers = copying_threads((double)held * (scan->rows * scan->columns + scan->views * scan->detectors), threads);
+    const double numbers = (double)held * (scan->rows * scan->columns + scan->views * scan->detectors);
+    const int copiers = copying_threads(numbers, threads);
     int failed = 0;
     for (int axis = 0; axis < 2; axis++)
         if (used[axis] && !(job.image[axis] = aligned(sizeof(ITEM) * used[axis] * NAME(stride)(scan, axis)))) failed = 1;
