@@ -1,4 +1,4 @@
-"""`recon view`: a picture of a reconstruction, alone, as slices, or beside the truth with error and std maps."""
+"""`recon view`: a picture of a reconstruction, alone, as slices, planes or frames, or beside the truth with maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from recon.io.registry import read_volume
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
 from recon.views.comparison import Compared, comparison
+from recon.views.gif import encode_gif
 from recon.views.images import shared_window
+from recon.views.planes import planes
 from recon.views.png import encode_png
 from recon.views.sheet import sheet, view_volume
 
@@ -25,7 +27,8 @@ class ViewRequest:
     """What the user asked for.
 
     images: first the image itself, then those to compare with.  window: (black, white), or None for 0 to the largest
-    value.  slices: at most this many of a volume.
+    value.  slices: at most this many of a volume.  planes: its three middle planes instead.
+    An output that ends in .gif shows every slice of a volume in turn.
     """
 
     images: tuple[Path, ...]
@@ -38,15 +41,16 @@ class ViewRequest:
     protocol: str = "image01"
     axes: str | None = None
     force: bool = False
+    planes: bool = False
 
 
 def view(request: ViewRequest) -> dict[str, Any]:
     """Draw the picture; return {status, outputs, metrics by image}.
 
-    Raises UsageError for an output that is no PNG or a std without a truth, InputError for images that do not fit.
+    Raises UsageError for an output that is no picture, a std without a truth, or planes or frames of more than one
+    image; InputError for images that do not fit.
     """
-    if request.output.suffix.lower() != ".png":
-        raise UsageError(f"a view is a PNG, got {request.output.name}", "name the output with .png")
+    _check_request(request)
     if request.std is not None and request.truth is None:
         raise UsageError("--std is drawn beside error maps", "give the truth too, or view the std file by itself")
     check_writable([request.output], request.force)
@@ -55,7 +59,7 @@ def view(request: ViewRequest) -> dict[str, Any]:
     stacks = [to_stack(volume) for volume in volumes]
     metrics: dict[str, Any] = {}
     if request.truth is None:
-        picture = _plain(request, stacks, flip)
+        picture = _alone(request, volumes[0], flip) if _of_one(request) else _plain(request, stacks, flip)
     else:
         truth = _read(request.truth, request)
         metrics = _metrics(request, stacks, truth)
@@ -68,6 +72,37 @@ def view(request: ViewRequest) -> dict[str, Any]:
         )
     write_bytes(request.output, picture, force=request.force)
     return {"status": "ok", "metrics": metrics, "outputs": {"picture": str(request.output)}}
+
+
+def _check_request(request: ViewRequest) -> None:
+    if request.output.suffix.lower() not in (".png", ".gif"):
+        raise UsageError(f"a view is a PNG or a GIF, got {request.output.name}", "name the output with .png or .gif")
+    if _of_one(request) and (len(request.images) > 1 or request.truth is not None):
+        raise UsageError(
+            "planes and frames show one image", "leave out --truth and --compare, or write a PNG of slices"
+        )
+    if request.planes and request.output.suffix.lower() == ".gif":
+        raise UsageError("planes are one picture, not frames", "name the output with .png")
+
+
+def _of_one(request: ViewRequest) -> bool:
+    return request.planes or request.output.suffix.lower() == ".gif"
+
+
+def _alone(request: ViewRequest, volume: Volume, flip: bool) -> bytes:
+    """Return the planes, or every slice as a frame, of one volume."""
+    stack = to_stack(volume)
+    window = request.window or shared_window(stack)
+    if request.planes:
+        return encode_png(planes(stack, _steps(volume.geometry), window, flip))
+    return encode_gif([sheet([s], [f"{i + 1} of {len(stack)}"], [], window, 1, flip) for i, s in enumerate(stack)])
+
+
+def _steps(geometry: Geometry) -> tuple[float, float, float]:
+    """Return the spacing of slices, rows and columns; 1 where the file does not say."""
+    known = dict(zip(geometry.axes, geometry.spacing or (), strict=False))
+    z, y, x = (float(known.get(name, 1.0)) for name in "zyx")
+    return z, y, x
 
 
 def _plain(request: ViewRequest, stacks: list[np.ndarray], flip: bool) -> bytes:
