@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -30,22 +30,71 @@ class Fact:
     hint: str = ""
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    bench: Annotated[bool, typer.Option("--bench", help="Time the network against the machine's peak.")] = False,
+    as_json: Json = False,
+) -> None:
     """Report on this installation: versions, devices, memory, weights.
 
     Exits with 7 if something essential is missing.
     """
     facts = [*_program(), *_computation(), *_machine(), *_weights()]
     healthy = all(fact.ok for fact in facts)
+    speed = _bench() if bench and healthy else None
     if as_json:
-        print_json({"ok": healthy, "facts": {fact.name: vars(fact) for fact in facts}})
+        found = {"ok": healthy, "facts": {fact.name: vars(fact) for fact in facts}}
+        print_json(found if speed is None else {**found, "bench": speed})
     else:
         rows = [
             (f.name, "ok" if f.ok else "MISSING", text_of(f.value) + (f": {f.hint}" if f.hint else "")) for f in facts
         ]
         print_table(("what", "state", "value"), rows)
+        if speed is not None:
+            _print_speed(speed)
     if not healthy:
         raise typer.Exit(RESOURCES)
+
+
+def _bench() -> dict[str, Any]:
+    """Return the speed of the first shipped prior's network and the machine's peak, as JSON-able facts."""
+    from recon.priors.catalog import prior_path, shipped_priors
+    from recon.priors.open import open_prior
+    from recon.runs.bench import bench, installed_backends
+    from recon.runs.device import choose_threads
+
+    choose_threads(0)
+    prior = open_prior(prior_path(shipped_priors()[0]))
+    found = bench(prior, installed_backends())
+    return {
+        "prior": prior.info.name,
+        "threads": found.threads,
+        "peak_gflops": found.peak_gflops,
+        "peak_library": found.library,
+        "best_ratio": found.best.ratio,
+        "speeds": [vars(speed) for speed in found.speeds],
+    }
+
+
+def _print_speed(found: dict[str, Any]) -> None:
+    def row(speed: dict[str, Any]) -> tuple[str, ...]:
+        size, best = "x".join(map(str, speed["size"])), f"{speed['ratio']:.0%}"
+        return size, speed["backend"], f"{1e3 * speed['seconds']:.1f}", f"{speed['gflops']:.1f}", best
+
+    columns = (f"{found['prior']}, {found['threads']} threads", "backend", "ms", "GFLOP/s", "of the peak")
+    peak = ("matrix products", found["peak_library"], "", f"{found['peak_gflops']:.1f}", "100%")
+    print_table(columns, [peak, *(row(speed) for speed in found["speeds"])])
+
+
+def _backends() -> list[Fact]:
+    """Return the version of ONNX Runtime, which is optional."""
+    from recon.priors.backends import missing_packages
+
+    missing = missing_packages("onnxruntime")
+    if missing:
+        return [Fact("onnxruntime", "not installed", hint="optional: pip install 'diffusion-recon[onnx]'")]
+    from importlib.metadata import version
+
+    return [Fact("onnxruntime", version("onnxruntime"))]
 
 
 def _program() -> list[Fact]:
@@ -85,6 +134,7 @@ def _computation() -> list[Fact]:
     return [
         Fact("kernels", ["torch", *(name for name, library in libraries.items() if library.is_available())]),
         *_projectors(["cpu", *(["cuda"] if gpus else [])]),
+        *_backends(),
         Fact("threads", f"{torch.get_num_threads()} of {_cores()} cores"),
         Fact("CPU features", torch.backends.cpu.get_cpu_capability()),
         Fact("devices", ["cpu", *(f"cuda:{i} {name}" for i, name in enumerate(gpus))]),

@@ -41,10 +41,10 @@ def finish(err: BaseException, debug: bool) -> int:
         complain(err.message, err.hint)
         return err.exit_code
     if isinstance(err, KeyboardInterrupt | typer.Abort | EOFError):
-        print("recon: interrupted", file=sys.stderr)
+        print(_ending("interrupted", err), file=sys.stderr)
         return INTERRUPTED
     if isinstance(err, Terminated):
-        print("recon: terminated", file=sys.stderr)
+        print(_ending("terminated", err), file=sys.stderr)
         return TERMINATED
     if isinstance(err, OSError) and err.errno in NO_RESOURCES:
         complain(f"{err.strerror}: {err.filename}" if err.filename else str(err.strerror))
@@ -85,6 +85,11 @@ def leave_quietly() -> None:
         flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _ending(how: str, err: BaseException) -> str:
+    """Return the last line of a command that was stopped, with what was saved."""
+    return "; ".join([f"recon: {how}", *getattr(err, "__notes__", ())])
 
 
 def _first_line(err: BaseException) -> str:

@@ -64,6 +64,9 @@ def run(
     ] = None,
     dry_run: DryRun = False,
     sidecar: Annotated[bool, typer.Option(help="Write OUTPUT.json with everything needed to repeat the run.")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from OUTPUT.state.npz, which an interrupted run has left.")
+    ] = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -80,6 +83,8 @@ def run(
 
     if output == "-" and json:
         raise UsageError("--json and an image cannot both go to standard output", "write the image to a file")
+    if resume and output == "-":
+        raise UsageError("--resume needs an output that is a file", "name the OUTPUT of the interrupted run")
     if report is not None and (output == "-" or not sidecar):
         raise UsageError("--report describes a run with an image and a sidecar", "leave out --no-sidecar, name a file")
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
@@ -109,6 +114,8 @@ def run(
         sidecar=sidecar,
         command=("recon", *sys.argv[1:]),
         report=report,
+        keep_state=True,
+        resume=resume,
     )
     if dry_run:
         _show_plan(plan_request(request)[0], json, quiet)

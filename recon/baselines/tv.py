@@ -14,7 +14,7 @@ with the over-relaxation of Condat 2013, algorithm 3.1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -52,10 +52,12 @@ class TotalVariation(Method):
     weight: w, in units of the image times those of A^H A; None: 0.6 times the backprojected noise, at least 2e-4 times
         the largest value of A^H y.
     iterations: of the primal-dual method; 300 reach the minimum to about 1e-4.
+    dimensions: 2, each slice by itself; 3, the slices of a volume together, differences along z counting as the others.
     """
 
     weight: float | None = None
     iterations: int = 300
+    dimensions: Literal[2, 3] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"linear", "adjoint"})
     uses_prior: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
@@ -65,6 +67,10 @@ class TotalVariation(Method):
 
     def __post_init__(self) -> None:
         require_positive("tv", weight=self.weight, iterations=self.iterations)
+
+    @property
+    def joint(self) -> bool:
+        return self.dimensions == 3
 
     @torch.no_grad()
     def sample(

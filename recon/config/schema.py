@@ -51,6 +51,7 @@ class PriorSection(_Section):
     label: class of a class-conditional prior.  null_label: the class that stands for none, where it always takes one.
     guidance: weight w of the class, D_0 + w (D_c - D_0); none for the class alone, at half the work.
     guidance_mode: "cfg", or "cfg++" (w at most 1; steps add the unconditional noise again).
+    auxiliary: of method 'tpdm', the prior of the other plane's slices; none for the same prior.
     split: let a prior of one real channel see every channel, or real and imaginary part, as an image of its own.
     """
 
@@ -62,6 +63,7 @@ class PriorSection(_Section):
     guidance: float | None = Field(default=None, gt=0)
     guidance_mode: Literal["cfg", "cfg++"] = "cfg"
     split: bool = False
+    auxiliary: str | None = None
 
 
 class MethodSection(_Section):

@@ -243,8 +243,14 @@ def _off_grid(lines: _Lines, header: Header) -> Measurement:
             raise InputError(f"{name}: the trajectory of acquisition {number} has {np.size(path)} numbers", "store it")
         y[:, i] = white.matrix @ values if white is not None else values
         trajectory[i] = np.asarray(path, np.float32).reshape(samples, dims)
-    size = (header.shown.matrix[1], header.shown.matrix[0])
-    spec = OperatorSpec("mri-trajectory", {"trajectory": header.trajectory}, (1, *size), {"trajectory": trajectory})
+    if dims == 3 and not trajectory[..., 2].any():
+        trajectory, dims = trajectory[..., :2], 2
+    # the header's frequencies are per encoded pixel, the operator's per pixel of the image
+    ratio = [b / a for a, b in zip(header.encoded.steps, header.shown.steps, strict=True)][:dims]
+    trajectory = np.ascontiguousarray(trajectory * np.asarray(ratio, np.float32))
+    notes.append(f"a {header.trajectory} scan: {shape[1]} shots of {samples} samples")
+    size = header.shown.matrix[dims - 1 :: -1]
+    spec = OperatorSpec("mri-nufft", {"trajectory": "given"}, (1, *size), {"trajectory": trajectory})
     noise = None if white is None else NoiseSpec("gaussian", white.sigma)
     steps = header.shown.steps
     geometry = Geometry(("z", "y", "x"), None, (steps[2], steps[1], steps[0]), "mm", meta={"format": "ismrmrd"})

@@ -185,7 +185,7 @@ def trace(shape: tuple[int, int], point: np.ndarray, direction: np.ndarray, pixe
     (x, y), (dx, dy) = point, direction
     half_y, half_x = ((n - 1) / 2 for n in shape)
     down = np.abs(dy) >= np.abs(dx)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         right, up = np.where(down, dx / dy, 0.0), np.where(down, 0.0, dy / dx)
     start = np.where(down, x + (half_y - y) * right + half_x, half_y - y + (half_x + x) * up)
     slope = np.where(down, -right, -up)

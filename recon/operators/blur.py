@@ -12,19 +12,15 @@ from typing import Literal, final
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
-from torch import Tensor
-from torch.nn.functional import pad
 
 from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator, Shape
 from recon.operators.checks import image_size, numeric, required
+from recon.operators.convolution import PINV_DAMPING, CircularBlur, PaddedBlur
 from recon.operators.family import Arrays, Family
 from recon.operators.motion import motion_kernel
 from recon.operators.separable import Separable, convolution_matrix
-from recon.operators.spectral import Spectrum, hartley
 
-PINV_DAMPING = 1e-2  # of the pseudo-inverse, relative to ||A||^2: blurs are ill-conditioned
 RANK_ONE = 1e-6  # second singular value of a separable kernel, relative to the first: rounding of float32
 SEPARABLE_SIDE = 1024  # beyond, factors take seconds to build and the FFT is several times faster
 
@@ -58,123 +54,6 @@ class BlurParams:
             raise ConfigError(f"operator 'blur': intensity = {self.intensity}", "give a number from 0 to 1")
 
 
-@final
-class CircularBlur(LinearOperator):
-    """y = F^-1 diag(H) F x with the transfer function H = F h; x (B, C, [Z,] Y, X), y of the same shape.
-
-    kernel: h (k_y, k_x).  prox(z, rho, y) = F^-1 (H* Fy + rho Fz) / (|H|^2 + rho);
-    pinv(y) = F^-1 H* Fy / (|H|^2 + d max|H|^2), d = 0.01.
-    """
-
-    def __init__(self, in_shape: Shape, kernel: Tensor) -> None:
-        self.in_shape = self.out_shape = in_shape
-        self.kernel = kernel
-        self._transform()
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> CircularBlur:
-        moved = super().to(device, dtype)
-        assert isinstance(moved, CircularBlur)
-        moved._transform()
-        return moved
-
-    def _transform(self) -> None:
-        centre = (-(self.kernel.shape[0] // 2), -(self.kernel.shape[1] // 2))
-        rows, columns = self.in_shape[-2:]
-        placed = pad(self.kernel, (0, columns - self.kernel.shape[1], 0, rows - self.kernel.shape[0]))
-        self.transfer = torch.fft.rfft2(placed.roll(centre, (0, 1)))
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return self._back(self.transfer * torch.fft.rfft2(x))
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self._back(self.transfer.conj() * torch.fft.rfft2(y))
-
-    def normal(self, x: Tensor) -> Tensor:
-        return self._back(self._power() * torch.fft.rfft2(x))
-
-    def svd(self) -> Spectrum:
-        """Return s = |H|, V the Hartley basis, U = F^-1 diag(H/|H|) F V."""
-        columns = self.in_shape[-1]
-        power = self._power()
-        magnitude = power.sqrt()
-        cut = sum(self.in_shape[-2:]) * torch.finfo(power.dtype).eps * magnitude.max()
-        measured = magnitude > cut
-        phase = torch.where(measured, self.transfer / magnitude.clamp_min(1e-30), 0.0)
-        half = torch.where(measured, magnitude, 0.0)
-        # the other half plane holds the mirrored frequencies: -k modulo the sides
-        rest = half[:, 1 : columns - half.shape[1] + 1].flip((0, 1)).roll(1, 0)
-        return Spectrum(
-            torch.cat([half, rest], 1),
-            hartley,
-            hartley,
-            lambda y: hartley(self._back(phase.conj() * torch.fft.rfft2(y))),
-            lambda c: self._back(phase * torch.fft.rfft2(hartley(c))),
-        )
-
-    def pinv(self, y: Tensor) -> Tensor:
-        power = self._power()
-        return self._back(self.transfer.conj() * torch.fft.rfft2(y) / (power + PINV_DAMPING * power.max()))
-
-    def prox(self, z: Tensor, rho: float | Tensor, y: Tensor) -> Tensor:
-        misfit = torch.fft.rfft2(y) - self.transfer * torch.fft.rfft2(z)
-        return z + self._back(self.transfer.conj() * misfit / (self._power() + rho))
-
-    def _power(self) -> Tensor:
-        return self.transfer.real**2 + self.transfer.imag**2
-
-    def _back(self, spectrum: Tensor) -> Tensor:
-        return torch.fft.irfft2(spectrum, s=self.in_shape[-2:])
-
-
-@final
-class PaddedBlur(LinearOperator):
-    """y = C (h * P x): pad by reflection (P; the identity for "valid"), convolve by FFT, crop (C).
-
-    x (B, C, [Z,] Y, X); y has the same shape with "reflect" and sides n - k + 1 with "valid".  kernel: h (k_y, k_x).
-    """
-
-    def __init__(self, in_shape: Shape, kernel: Tensor, boundary: str) -> None:
-        self.in_shape = in_shape
-        self.kernel = kernel
-        self.reflect = boundary == "reflect"
-        sides, (ky, kx) = in_shape[-2:], kernel.shape
-        # pixels added before and after each axis, X first as torch.nn.functional.pad wants them
-        self.border = (kx - 1 - kx // 2, kx // 2, ky - 1 - ky // 2, ky // 2) if self.reflect else (0, 0, 0, 0)
-        self.out_sides = sides if self.reflect else (sides[0] - ky + 1, sides[1] - kx + 1)
-        self.out_shape = (*in_shape[:-2], *self.out_sides)
-        self.grid = tuple(
-            int(next_fast_len(n + k - 1, real=True)) for n, k in zip(self.out_sides, (ky, kx), strict=True)
-        )
-        self._transform()
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> PaddedBlur:
-        moved = super().to(device, dtype)
-        assert isinstance(moved, PaddedBlur)
-        moved._transform()
-        return moved
-
-    def _transform(self) -> None:
-        self.transfer = torch.fft.rfft2(self.kernel, s=self.grid)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        planes = x.flatten(0, -3)
-        if self.reflect:
-            planes = pad(planes, self.border, mode="reflect")
-        full = torch.fft.irfft2(self.transfer * torch.fft.rfft2(planes, s=self.grid), s=self.grid)
-        (ky, kx), (rows, columns) = self.kernel.shape, self.out_sides
-        inside = full[..., ky - 1 : ky - 1 + rows, kx - 1 : kx - 1 + columns]
-        return inside.reshape(x.shape[0], *self.out_shape)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        (ky, kx), (rows, columns) = self.kernel.shape, self.out_sides
-        placed = pad(y.flatten(0, -3), (kx - 1, self.grid[1] - kx + 1 - columns, ky - 1, self.grid[0] - ky + 1 - rows))
-        full = torch.fft.irfft2(self.transfer.conj() * torch.fft.rfft2(placed), s=self.grid)
-        planes = full[..., : rows + ky - 1, : columns + kx - 1]
-        left, right, top, bottom = self.border
-        planes = _fold(_fold(planes, -1, left, right), -2, top, bottom)
-        return planes.reshape(y.shape[0], *self.in_shape)
-
-
 def draw(params: BlurParams, in_shape: Shape, rng: np.random.Generator, given: Arrays) -> Arrays:
     """Return {"kernel": (k, k)}, float64.
 
@@ -202,12 +81,12 @@ def build(params: BlurParams, in_shape: Shape, arrays: Arrays) -> LinearOperator
     """
     size = image_size("blur", in_shape)
     kernel = _checked_kernel(required("blur", "kernel", arrays), size)
-    tensor = torch.from_numpy(kernel.astype(np.float32))
     if params.boundary == "circular":
-        return CircularBlur(in_shape, tensor)
+        return CircularBlur(in_shape, torch.from_numpy(kernel.astype(np.float32)))
     factors = _factors(kernel) if max(size) <= SEPARABLE_SIDE else None
     if factors is None:
-        return PaddedBlur(in_shape, tensor, params.boundary)
+        kernel = trimmed(kernel) if params.boundary == "reflect" else kernel
+        return PaddedBlur(in_shape, torch.from_numpy(kernel.astype(np.float32)), params.boundary)
     matrices = [convolution_matrix(n, h, params.boundary) for n, h in zip(size, factors, strict=True)]
     rows, columns = (torch.from_numpy(m.astype(np.float32)) for m in matrices)
     return Separable(in_shape, rows, columns, damping=PINV_DAMPING)
@@ -252,6 +131,17 @@ def _check_fits(kernel: Shape, size: tuple[int, int]) -> None:
         )
 
 
+def trimmed(kernel: np.ndarray) -> np.ndarray:
+    """Return the kernel without borders of zeros, as far as its centre stays k // 2: the same blur by less work."""
+    for axis in (0, 1):
+        side = kernel.shape[axis]
+        held = np.flatnonzero(kernel.any(axis=1 - axis))
+        half = int(np.abs(held - side // 2).max())
+        if 2 * half + 1 < side:
+            kernel = kernel.take(np.arange(side // 2 - half, side // 2 + half + 1), axis=axis)
+    return kernel
+
+
 def _factors(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Return (a, b) with kernel = outer(a, b), or None where it is not of rank one."""
     left, values, right = np.linalg.svd(kernel, full_matrices=False)
@@ -265,17 +155,6 @@ def _normalised(kernel: np.ndarray) -> np.ndarray:
     if total <= 0:
         raise InputError("blur kernel has a sum that is not positive", "set normalise = false for such a kernel")
     return np.asarray(kernel / total)
-
-
-def _fold(padded: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Return the transpose of reflection padding along an axis: the borders added back to where they came from."""
-    n = padded.shape[axis] - before - after
-    inside = padded.narrow(axis, before, n).clone()
-    if before:
-        inside.narrow(axis, 1, before).add_(padded.narrow(axis, 0, before).flip(axis))
-    if after:
-        inside.narrow(axis, n - 1 - after, after).add_(padded.narrow(axis, before + n, after).flip(axis))
-    return inside
 
 
 def never_invented(params: BlurParams) -> frozenset[str]:

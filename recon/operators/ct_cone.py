@@ -126,4 +126,4 @@ def _build(params: ConeParams, in_shape: tuple[int, ...], arrays: Arrays) -> Ray
     return RayTransform(_geometry(params, in_shape, arrays), cone_backprojection, params.memory_gb)
 
 
-FAMILY = Family(kind=KIND, params=ConeParams, draw=_draw, build=_build, arrays=ANGLES)
+FAMILY = Family(kind=KIND, params=ConeParams, draw=_draw, build=_build, arrays=ANGLES, volume=True)

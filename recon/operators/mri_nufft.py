@@ -23,7 +23,7 @@ from recon.operators.checks import image_size, numeric, required
 from recon.operators.coils import birdcage_maps
 from recon.operators.family import Arrays, Family
 from recon.operators.nufft import Finufft, Gridding, Transform, gridding_bytes, transform, transform_back
-from recon.operators.toeplitz import convolved, toeplitz_symbol
+from recon.operators.toeplitz import Toeplitz, toeplitz
 from recon.operators.trajectories import checked_trajectory, pipe_density, radial, radial_density, spiral
 
 
@@ -34,7 +34,8 @@ class NUFFTParams:
 
     trajectory: "radial", "spiral", or "given": the array `trajectory` must be there. A given one overrides the others.
     shots: spokes or spiral arms.  samples: on each; none for two per pixel of the longer side.
-    turns: of a spiral arm; none for as many as `shots` arms need to sample k-space fully.  golden: turn by golden angles.
+    turns: of a spiral arm; none for as many as `shots` arms need to sample k-space fully.
+    golden: turn shots by golden angles.
     coils, maps, complex_image: as of operator 'mri'.
     toeplitz: apply A^H A by a convolution on twice the grid: faster, and the same up to the transform's error.
     backend: "gridding", "finufft" (pip install 'diffusion-recon[nufft]'), or "auto": gridding, and FINUFFT where its
@@ -76,7 +77,7 @@ class NonCartesianMRI(LinearOperator):
     """y_c = F S_c x: (B, 1, [Z,] Y, X) -> (B, coils, *layout), complex.
 
     pinv(y) = sum_c conj(S_c) F^H (w y_c) / sum_c |S_c|^2 with the density weights w: the gridding reconstruction, an
-    image and not the exact pseudo-inverse. With `symbol`, A^H A is the Toeplitz convolution instead of both transforms.
+    image and not the exact pseudo-inverse. With `gram`, A^H A is the Toeplitz convolution instead of both transforms.
     """
 
     def __init__(
@@ -87,25 +88,25 @@ class NonCartesianMRI(LinearOperator):
         density: Tensor,
         maps: Tensor | None = None,
         complex_image: bool = False,
-        symbol: Tensor | None = None,
+        gram: Toeplitz | None = None,
     ) -> None:
         """Make the operator of images (*image) and samples (*layout).
 
-        density: w (M,), float64.  maps: (coils, *image), complex, or None.  symbol: of `toeplitz_symbol`, float64.
+        density: w (M,), float64.  maps: (coils, *image), complex, or None.  gram: F^H F, float64, or None.
         """
         real = by.weights.dtype
         self.by, self.layout, self.complex_image = by, layout, complex_image
         coils = 1 if maps is None else maps.shape[0]
         self.in_shape, self.out_shape = (1, *image), (coils, *layout)
         self.in_dtype, self.out_dtype = real.to_complex() if complex_image else real, real.to_complex()
-        self.kept_density, self.kept_maps, self.kept_symbol = density, maps, symbol
+        self.kept_density, self.kept_maps, self.kept_gram = density, maps, gram
         self.density = density.to(by.weights)
         self.maps = torch.ones((1,) * (1 + len(image))).to(by.weights) if maps is None else maps.to(by.weights.device)
         self.maps = self.maps.to(self.out_dtype)
         self.maps_conj = self.maps.conj().resolve_conj()
         self.factors = self.maps * by.weights / math.sqrt(math.prod(image))
         self.factors_conj = self.factors.conj().resolve_conj()
-        self.symbol = None if symbol is None else (symbol / math.prod(image)).to(by.weights)
+        self.gram = None if gram is None else gram.to(by.weights)
 
     def _forward(self, x: Tensor) -> Tensor:
         coils, image = self.out_shape[0], self.in_shape[1:]
@@ -117,12 +118,11 @@ class NonCartesianMRI(LinearOperator):
         return self._combined(seen, self.factors_conj)
 
     def normal(self, x: Tensor) -> Tensor:
-        """Return A^H A x, by the Toeplitz convolution where there is a symbol."""
-        if self.symbol is None:
+        """Return A^H A x, by the Toeplitz convolution where there is one."""
+        if self.gram is None:
             return self.adjoint(self.forward(x))
-        coils, image = self.maps.shape[0], self.in_shape[1:]
-        seen = convolved((x * self.maps).reshape(-1, *image), self.symbol).reshape(-1, coils, *image)
-        return self._combined(seen, self.maps_conj)
+        found = self.gram.sandwiched(x, self.maps, self.maps_conj) / math.prod(self.in_shape)
+        return found if self.complex_image else found.real.contiguous()
 
     def pinv(self, y: Tensor) -> Tensor:
         """Return the gridding reconstruction."""
@@ -133,7 +133,7 @@ class NonCartesianMRI(LinearOperator):
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> NonCartesianMRI:
         """Return a copy on another device and/or in float32 or float64, its weights exact to that precision."""
         by = self.by.to(device, dtype)
-        kept = self.kept_density, self.kept_maps, self.complex_image, self.kept_symbol
+        kept = self.kept_density, self.kept_maps, self.complex_image, self.kept_gram
         return NonCartesianMRI(by, self.in_shape[1:], self.layout, *kept)
 
     def _combined(self, images: Tensor, factors: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def build(params: NUFFTParams, in_shape: Shape, arrays: Arrays) -> NonCartesianM
         torch.from_numpy(density.reshape(-1)),
         None if maps is None else torch.from_numpy(maps),
         params.complex_image,
-        toeplitz_symbol(samples, image) if params.toeplitz else None,
+        toeplitz(samples, image) if params.toeplitz else None,
     )
 
 

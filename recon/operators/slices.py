@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from recon.errors import ConfigError
-from recon.operators.base import LinearOperator, Operator
+from recon.operators.base import LinearOperator, Operator, Scaled, Shape
+
+Act = Callable[[LinearOperator, Tensor], Tensor]
 
 # image values that go through one operator together: bounds the memory of what it makes on the way
 TOGETHER = 2**20
@@ -74,17 +76,11 @@ class Slicewise(LinearOperator):
             return Slicewise(self.parts, count)
         return Slicewise(self.parts[first : first + count])
 
-    def _images(self, act: Callable[[LinearOperator, Tensor], Tensor], values: Tensor) -> Tensor:
+    def _images(self, act: Act, values: Tensor) -> Tensor:
         shape = (self.count, *self.parts[0].in_shape)
         return self._each(act, values, shape, self.in_dtype).transpose(1, 2)
 
-    def _each(
-        self,
-        act: Callable[[LinearOperator, Tensor], Tensor],
-        values: Tensor,
-        shape: tuple[int, ...],
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def _each(self, act: Act, values: Tensor, shape: Shape, dtype: torch.dtype) -> Tensor:
         """Return act on the slices of values (B, Z, ...), in memory as (B, *shape)."""
         out = values.new_empty((len(values), *shape), dtype=dtype)
         plane = torch.Size(self.parts[0].in_shape).numel()
@@ -100,3 +96,13 @@ def _pinv(part: LinearOperator, y: Tensor) -> Tensor:
     found = part.pinv(y)
     assert found is not None
     return found
+
+
+def part_of(operator: Operator, first: int, count: int) -> Operator | None:
+    """Return the operator of some neighbouring slices of a volume's; None where it sees slices together."""
+    if isinstance(operator, Slicewise):
+        return operator.part(first, count)
+    if isinstance(operator, Scaled):
+        inner = part_of(operator.base, first, count)
+        return inner * operator.scale if isinstance(inner, LinearOperator) else None
+    return None

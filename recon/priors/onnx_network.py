@@ -59,7 +59,7 @@ class OnnxNetwork(nn.Module):
     def _checked_session(self, with_labels: bool) -> onnxruntime.InferenceSession:
         network = self._source[0]
         try:
-            graph = _exported(network, self._inputs(2, 4, 3, with_labels))
+            graph = exported(network, self._inputs(2, 4, 3, with_labels))
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = self.threads
             options.log_severity_level = 3
@@ -93,7 +93,7 @@ def _evaluate(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...])
     return torch.from_numpy(found)
 
 
-def _exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+def exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     """Return the network's graph as the bytes of a file, for any batch and size."""
     size = sum(p.numel() * p.element_size() for p in (*network.parameters(), *network.buffers()))
     if size > MAX_BYTES:
@@ -118,19 +118,16 @@ def _exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
 @contextmanager
 def _silenced() -> Iterator[None]:
     """Keep the exporter's remarks to itself: whether the graph is right is checked on it."""
-    # it prints whole graphs to standard output, which is for results
-    talks, allow = (getattr(torch._C, f"_jit_{name}_onnx_log_enabled", None) for name in ("is", "set"))
-    before = bool(talks()) if talks is not None else False
+    # where it fails it prints the graph, by default to standard output, which is for results
+    send_to = getattr(torch._C, "_jit_set_onnx_log_output_stream", None)
+    if send_to is not None:
+        send_to("stderr")
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        if allow is not None:
-            allow(False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
-        if allow is not None:
-            allow(before)

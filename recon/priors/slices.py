@@ -2,8 +2,8 @@
 
     D(x)_k = D_2(x_k) for the slices x_k across one axis of x (B, C, Z, Y, X)
 
-The slices go through the network `chunk` at a time, so that memory does not grow with their number; each network call is
-that of the images alone. An image (B, C, Y, X) passes as it is.
+The slices go through the network `chunk` at a time, so that memory does not grow with their number. An image
+(B, C, Y, X) passes as it is.
 """
 
 from __future__ import annotations

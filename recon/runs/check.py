@@ -18,7 +18,7 @@ from recon.io.registry import read_measurement
 from recon.likelihoods import per_item_dot, per_item_norm
 from recon.metrics.protocols import find_protocol
 from recon.operators.base import LinearOperator, Operator
-from recon.operators.registry import build, draw, parse_params
+from recon.operators.registry import build, draw, family, parse_params
 from recon.priors.base import Denoiser
 from recon.priors.catalog import prior_path
 from recon.priors.open import open_prior
@@ -31,6 +31,7 @@ from recon.samplers.base import Method
 
 # images that a preset is checked on when no input is given
 DEFAULT_SIDE = 128
+DEFAULT_SLICES = 16
 ADJOINT_TOLERANCE = 1e-4
 
 
@@ -91,7 +92,9 @@ def check(config: Config, source: Path | None) -> tuple[list[Finding], dict[str,
 def _operator(config: Config, source: Path | None, prior: Denoiser | None) -> tuple[Operator, str]:
     """Build the preset's operator on a default size, so that it can be checked without an input."""
     channels = prior.info.channels if prior is not None and not prior.info.complex_channels else 1
-    spec = draw(config.operator.kind, config.operator.params, (channels, DEFAULT_SIDE, DEFAULT_SIDE), config.run.seed)
+    slices = (DEFAULT_SLICES,) if family(config.operator.kind).volume else ()
+    shape = (channels, *slices, DEFAULT_SIDE, DEFAULT_SIDE)
+    spec = draw(config.operator.kind, config.operator.params, shape, config.run.seed)
     operator = build(spec)
     return operator, f"{tuple(operator.in_shape)} -> {tuple(operator.out_shape)}"
 
@@ -152,4 +155,9 @@ def _estimate(
         seconds = evaluations * (time.perf_counter() - start)
     size = torch.Size(operator.in_shape).numel() * 4 * members * items
     memory = (psutil.Process().memory_info().rss + 4 * size) / 2**20
-    return {"network_evaluations": evaluations, "network_seconds": round(seconds, 1), "memory_mb": round(memory)}
+    images = operator.in_shape[1] if len(operator.in_shape) == 4 else 1
+    return {
+        "network_evaluations": evaluations * images,
+        "network_seconds": round(seconds, 1),
+        "memory_mb": round(memory),
+    }

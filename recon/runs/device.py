@@ -7,6 +7,13 @@ import os
 import torch
 
 from recon.errors import ResourceError
+from recon.priors.base import Denoiser
+
+# of the memory of a GPU that is free beside the volumes, what the network may take
+NETWORK_SHARE = 0.5
+# arrays of a volume's size that a method holds at once
+VOLUMES = 14
+MOST_SLICES = 64
 
 
 def choose_device(name: str) -> torch.device:
@@ -42,3 +49,36 @@ def choose_chunk(wanted: int, samples: int, device: torch.device) -> int:
     if wanted:
         return min(wanted, samples)
     return 1 if device.type == "cpu" else min(samples, 16)
+
+
+def choose_slices(
+    wanted: int, slices: int, prior: Denoiser, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> int:
+    """Return how many slices of a volume go through the network together.
+
+    prior: of slices of `shape` (C, Y, X) and `dtype`.  On a CPU one, as of samples; on a GPU as many as the free memory
+    holds beside the volume, measured on one slice.
+    """
+    if wanted:
+        return min(wanted, slices)
+    if device.type == "cpu":
+        return 1
+    volume = slices * torch.Size(shape).numel() * dtype.itemsize
+    return slices_that_fit(
+        torch.cuda.mem_get_info(device)[0], VOLUMES * volume, _measured(prior, shape, dtype, device), slices
+    )
+
+
+def slices_that_fit(free: int, volumes: int, each: int, slices: int) -> int:
+    """Return how many slices fit into `free` bytes beside `volumes`, for `each` that one takes: 1 to 64."""
+    return max(1, min(int(NETWORK_SHARE * (free - volumes) / max(each, 1)), slices, MOST_SLICES))
+
+
+@torch.no_grad()
+def _measured(prior: Denoiser, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> int:
+    """Return the bytes that one network evaluation takes beyond what it finds taken."""
+    moved = prior.to(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    moved(torch.zeros(1, *shape, dtype=dtype, device=device), 1.0)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,9 +15,16 @@ from recon.data import Problem
 from recon.errors import NumericalError
 from recon.metrics.uncertainty import mean_and_std
 from recon.priors.backends import with_backend
+from recon.priors.base import Denoiser
 from recon.runs.plan import Plan
 from recon.runs.problem import Scaled, on_device, scale_problem
-from recon.samplers.base import SeededNoise, Status, Step
+from recon.runs.saved import Keeper
+from recon.runs.saved import on_device as state_on_device
+from recon.runs.volumes import as_slices, count_parts, parts
+from recon.samplers.base import OnStep, Result, SeededNoise, Status, Step
+from recon.samplers.volume import SliceNoise, VolumeMethod
+
+Noise = SeededNoise | SliceNoise
 
 
 @dataclass(frozen=True)
@@ -72,57 +79,67 @@ class Diverged(NumericalError):
         self.last = last
 
 
-def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
-    """Return the outcome of a plan. Raises Diverged if a method did."""
+def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None, keeper: Keeper | None = None) -> Outcome:
+    """Return the outcome of a plan. Raises Diverged if a method did.
+
+    keeper: takes in what is done, and knows what was done before the run was interrupted.
+    """
     start = time.monotonic()
     prior = plan.prior.to(plan.device) if plan.prior is not None else None
     prior = with_backend(prior, plan.backend, plan.threads) if prior is not None else None
     a, b = plan.window.affine(plan.value_range)
-    items = plan.input.measurement.y.shape[0]
     counts = {"nfe": 0, "backprops": 0, "operator_calls": 0}
     stacks, residuals, mean_residuals, spreads, sound = [], [], [], [], True
     curves: list[torch.Tensor] = []
-    chunks = [range(i, min(i + plan.chunk, plan.members)) for i in range(0, plan.members, plan.chunk)]
-    rounds = items * len(chunks)
-    for item in range(items):
-        y, operator = plan.input.item(item)
-        scaled = scale_problem(operator, torch.from_numpy(y), plan.input.noise, a, b, norm=plan.norm)
+    together = 1 if plan.is_volume else plan.chunk  # of a volume, chunks are of slices
+    chunks = [range(i, min(i + together, plan.members)) for i in range(0, plan.members, together)]
+    rounds = count_parts(plan.input, plan.method) * len(chunks)
+    for item, part in enumerate(parts(plan.input, plan.method)):
+        scaled = scale_problem(part.operator, torch.from_numpy(part.y), plan.input.noise, a, b, norm=plan.norm)
         problem = on_device(scaled.problem, plan.device)
         drawn = []
         for number, indices in enumerate(chunks):
             round_index = item * len(chunks) + number
+            noise = part.noise(plan.config.run.seed, list(indices), plan.device)
 
-            def report(step: Step, round_index: int = round_index) -> None:
+            def report(step: Step, round_index: int = round_index, noise: Noise = noise) -> None:
+                if keeper is not None:
+                    keeper.reached(step, noise)
                 if on_progress is not None:
                     done = round_index * step.count + step.index + 1
                     on_progress(Progress(done, rounds * step.count, step.sigma))
 
-            noise = SeededNoise(_item_seed(plan, item), list(indices), plan.device)
-            shape = (len(indices), *plan.operator.in_shape)
-            result = plan.method.sample(prior, problem, None, noise, shape, report)
+            shape = (len(indices), *part.operator.in_shape)
+            known = keeper.known(round_index) if keeper is not None else None
+            result = known or _sample(plan, prior, problem, noise, shape, report, keeper)
+            result = replace(result, samples=result.samples.to(plan.device))
             drawn.append(result.samples)
             if result.stats.ensemble is not None:
                 spreads.append(scaled.a * float(result.stats.ensemble.spreads[-1]))
             if result.stats.residuals:
                 curves.append(torch.stack(result.stats.residuals).mean(1).cpu())
             for key in counts:
-                counts[key] += getattr(result.stats, key) * len(indices)
+                # the network sees the slices of a volume as images, the operator the volume
+                images = 1 if key == "operator_calls" else part.images
+                counts[key] += getattr(result.stats, key) * len(indices) * images
             sound = result.status is Status.OK and bool(torch.isfinite(result.samples.abs()).all())
             if not sound:
                 break
+            if keeper is not None and known is None:
+                keeper.finish(result)
         samples = torch.cat(drawn)[: plan.samples]
         residuals.append(_residual(problem, samples))
         mean_residuals.append(_residual(problem, samples.mean(0, keepdim=True)))
-        stacks.append(plan.input.shown(_image_units(samples, scaled)))
+        stacks.append(plan.input.shown(_image_units(as_slices(samples), scaled)))
         if not sound:
             # the item that diverged may have fewer samples than those before
             stacks = [stack.mean(0, keepdims=True) for stack in stacks]
             break
     outcome = Outcome(
-        samples=np.stack(stacks, axis=1),
+        samples=np.concatenate(stacks, axis=1),
         residual=[float(np.mean(r)) for r in residuals],
         residual_of_mean=[float(r[0]) for r in mean_residuals],
-        seconds=time.monotonic() - start,
+        seconds=time.monotonic() - start if keeper is None else keeper.seconds,
         peak_memory_mb=_peak_memory_mb(plan.device),
         ensemble_spread=spreads,
         residual_curve=_mean_curve(curves),
@@ -140,9 +157,22 @@ def _mean_curve(curves: list[torch.Tensor]) -> list[float]:
     return [float(v) for v in torch.stack([curve[:steps] for curve in curves]).mean(0)] if steps else []
 
 
-def _item_seed(plan: Plan, item: int) -> int:
-    """Return the seed of one item, so that slice i has the same noise in every run that starts at the same slice."""
-    return plan.config.run.seed * 1_000_003 + item
+def _sample(
+    plan: Plan,
+    prior: Denoiser | None,
+    problem: Problem,
+    noise: Noise,
+    shape: tuple[int, ...],
+    report: OnStep,
+    keeper: Keeper | None,
+) -> Result:
+    """Return the method's result, going on from the step that the keeper knows of."""
+    if keeper is None or keeper.state is None or not isinstance(plan.method, VolumeMethod):
+        return plan.method.sample(prior, problem, None, noise, shape, report)
+    assert keeper.noise is not None
+    noise.restore(keeper.noise)
+    state = state_on_device(keeper.state, plan.device)
+    return plan.method.sample(prior, problem, None, noise, shape, report, state=state)
 
 
 def _residual(problem: Problem, samples: torch.Tensor) -> list[float]:

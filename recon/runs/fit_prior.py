@@ -10,6 +10,7 @@ from recon.operators.base import Operator
 from recon.priors.base import Denoiser
 from recon.priors.channels import fit_channels
 from recon.priors.guided import Guided
+from recon.priors.slices import Slices
 from recon.priors.tiled import Tiled
 from recon.samplers.base import Method
 
@@ -29,10 +30,12 @@ def fit_prior(
     prior = _with_class(prior, section, method)
     if section.tile:
         prior = Tiled(prior, section.tile, section.overlap, batch=1 if device.type == "cpu" else GPU_TILES)
-        if max(operator.in_shape[1:]) > prior.size:
+        if max(operator.in_shape[-2:]) > prior.size:
             notices.append(f"prior '{name}' sees tiles of {prior.size} pixels that overlap by {section.overlap}")
     prior, notice = fit_channels(prior, operator.in_shape[0], operator.in_dtype.is_complex, section.split)
     check_prior(prior, operator)
+    if method.joint or len(operator.in_shape) == 4:
+        prior = Slices(prior)
     return prior, notices if notice is None else [*notices, notice]
 
 
@@ -56,7 +59,7 @@ def check_prior(prior: Denoiser, operator: Operator) -> None:
             "choose another prior (recon priors list), set prior.split = true to denoise each channel by itself, or "
             "take one: recon convert IN OUT --channel grey",
         )
-    prior.check_shape(tuple(operator.in_shape))
+    prior.check_shape((channels, *operator.in_shape[-2:]))
 
 
 def _with_class(prior: Denoiser, section: PriorSection, method: Method) -> Denoiser:

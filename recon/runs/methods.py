@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 SAMPLERS: dict[str, tuple[str, str, str]] = {
     "dps": ("recon.samplers.dps", "DPS", "diffusion posterior sampling: gradient of the residual through the network"),
     "dds": ("recon.samplers.dds", "DDS", "decomposed diffusion sampling: conjugate gradients on the denoised image"),
+    "dds-3d": ("recon.samplers.dds3d", "DDS3D", "DDS of a volume: slices denoised as images, coupled by TV along z"),
+    "diffusion-mbir": (
+        "recon.samplers.diffusion_mbir",
+        "DiffusionMBIR",
+        "predictor-corrector on slices, and the data with TV along z at each noise level",
+    ),
+    "tpdm": ("recon.samplers.tpdm", "TPDM", "two priors on perpendicular slices of a volume, in turn"),
     "ddrm": ("recon.samplers.ddrm", "DDRM", "denoising diffusion restoration: each singular direction by its noise"),
     "ddnm": ("recon.samplers.ddnm", "DDNM", "null-space model: the measured part of the denoised image is replaced"),
     "diffpir": ("recon.samplers.diffpir", "DiffPIR", "plug-and-play restoration: a proximal data step at each level"),

@@ -16,13 +16,15 @@ from recon.operators.base import Operator
 from recon.priors.base import Denoiser
 from recon.priors.catalog import prior_path
 from recon.priors.open import open_prior
+from recon.priors.slices import Slices
 from recon.runs.backend import choose_backend
-from recon.runs.device import choose_chunk, choose_device, choose_threads
+from recon.runs.device import choose_chunk, choose_device, choose_slices, choose_threads
 from recon.runs.fit_prior import fit_prior
 from recon.runs.methods import make_method, missing_needs
 from recon.runs.problem import unit_norm
 from recon.runs.resolve_input import ResolvedInput, resolve_input
 from recon.runs.scaling import Window
+from recon.runs.volumes import check_volume, count_images, is_volume
 from recon.samplers.base import Method
 
 # classical baselines work in units where black is 0 and white is 1
@@ -61,6 +63,11 @@ class Plan:
         """The forward operator, in image units."""
         return self.input.operator
 
+    @property
+    def is_volume(self) -> bool:
+        """Whether slices are reconstructed together, as volumes."""
+        return is_volume(self.method, self.operator)
+
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON-able facts, for --dry-run, check and the sidecar."""
         op, y = self.operator, self.input.measurement.y
@@ -75,7 +82,8 @@ class Plan:
             "operator_norm": self.norm,
             "samples": self.samples,
             "members": self.members,
-            "network_evaluations": self.method.network_calls * self.members * int(y.shape[0]),
+            "network_evaluations": self.method.network_calls * self.members * count_images(self.input),
+            "together": "slices of a volume" if self.is_volume else "samples of an image",
             "device": str(self.device),
             "threads": self.threads,
             "chunk": self.chunk,
@@ -102,10 +110,12 @@ def make_plan(
     resolved = resolve_input(measurement, config, operator_file)
     check_pairing(config.method.name, method, resolved.operator, resolved.spec.kind)
     prior = opener(prior_path(config.prior.name)) if method.uses_prior else None
-    notices = list(resolved.notices)
+    notices = [*resolved.notices, *check_volume(resolved, config.method.name, method)]
     if prior is not None:
         prior, lines = fit_prior(prior, config.prior, resolved.operator, method, device)
         notices += lines
+        if config.prior.auxiliary is not None:
+            prior = _with_auxiliary(prior, config, resolved.operator, method, device, opener)
     samples = config.run.samples
     if samples > 1 and not method.stochastic:
         notices.append(f"method '{config.method.name}' is deterministic: one sample instead of {samples}")
@@ -115,9 +125,37 @@ def make_plan(
     members = method.members(samples)
     # the members of an ensemble see each other: it comes whole, and batches its own network calls
     chunk = members if method.ensemble else choose_chunk(config.run.chunk, members, device)
-    evaluations = method.network_calls * members * int(resolved.measurement.y.shape[0])
+    if isinstance(prior, Slices):
+        shape = (resolved.operator.in_shape[0], *resolved.operator.in_shape[-2:])
+        each = prior.inner
+        chunk = choose_slices(config.run.chunk, count_images(resolved), each, shape, resolved.operator.in_dtype, device)
+        prior = prior.with_chunk(chunk)
+    evaluations = method.network_calls * members * count_images(resolved)
     backend = choose_backend(config.run, config.method.name, method, prior, device, evaluations)
     return Plan(config, resolved, method, prior, window, norm, device, threads, chunk, samples, backend, notices)
+
+
+def _with_auxiliary(
+    prior: Denoiser,
+    config: Config,
+    operator: Operator,
+    method: Method,
+    device: torch.device,
+    opener: Callable[[Path], Denoiser],
+) -> Denoiser:
+    """Return the prior with a second one for slices across another axis. Raises ConfigError where it has no use."""
+    name = str(config.prior.auxiliary)
+    if not (isinstance(prior, Slices) and method.two_planes):
+        raise ConfigError(f"prior.auxiliary = '{name}' is of method 'tpdm', on volumes", "leave it out")
+    second, _ = fit_prior(opener(prior_path(name)), config.prior, operator, method, device)
+    if second.info.value_range != prior.info.value_range:
+        raise ConfigError(
+            f"priors '{prior.info.name}' and '{second.info.name}' have the ranges {prior.info.value_range} and "
+            f"{second.info.value_range}",
+            "choose priors of one range",
+        )
+    assert isinstance(second, Slices)
+    return Slices(prior.inner, prior.chunk, auxiliary=second.inner)
 
 
 def check_pairing(name: str, method: Method, operator: Operator, kind: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from recon.runs.outputs import (
 from recon.runs.plan import Plan, make_plan
 from recon.runs.provenance import bytes_sha256, content_sha256, portable_path
 from recon.runs.report import report_page
+from recon.runs.saved import Keeper, Saved, check_identity, identity, pinned, read_saved, state_name
 from recon.runs.sidecar import run_sidecar
 
 OnProgress = Callable[[Progress], None]
@@ -45,7 +46,10 @@ Opener = Callable[[Path], Denoiser]
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the user asked for. `source` is a path, or the bytes of standard input; `output` None is standard output."""
+    """What the user asked for. `source` is a path, or the bytes of standard input; `output` None is standard output.
+
+    keep_state: save what is done when the run is interrupted.  resume: go on from what was saved.
+    """
 
     source: Path | bytes
     output: Path | None
@@ -58,6 +62,8 @@ class RunRequest:
     sidecar: bool = True
     command: tuple[str, ...] = ()
     report: Path | None = None
+    keep_state: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,13 +126,31 @@ def reconstruct(
     Raises ReconError; nothing is left behind on failure, but for the last good state of a method that diverged.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
+    saved = _saved(request)
+    if saved is not None and request.output is not None:
+        request = replace(request, config=pinned(request.config, saved, state_name(request.output).name))
     plan, truth = plan_request(request, opener, measurement)
+    keeper = _keeper(request, plan, saved)
     on_plan(plan)
     try:
-        outcome = execute(plan, on_progress)
+        outcome = execute(plan, on_progress, keeper)
+        report = _finish(request, plan, outcome, truth, started)
     except Diverged as err:
         _keep_last(request, plan, err, started)
+        if keeper is not None:
+            keeper.remove()
         raise
+    except BaseException as err:
+        if keeper is not None and not isinstance(err, Exception):
+            _save(keeper, err)
+        raise
+    if keeper is not None:
+        keeper.remove()
+    return report
+
+
+def _finish(request: RunRequest, plan: Plan, outcome: Outcome, truth: Volume | None, started: str) -> RunReport:
+    """Score and write an outcome."""
     mean = outcome.mean
     metrics, protocol = _score(mean, outcome, truth, plan)
     statistics = {
@@ -145,6 +169,36 @@ def reconstruct(
     outputs = _write(request, plan, outcome, names, metrics, protocol, started, truth=truth)
     shown = {k: str(names.image.parent / name) for k, name in outputs.items()}
     return RunReport("ok", metrics, _name(protocol), shown, statistics, notices)
+
+
+def _saved(request: RunRequest) -> Saved | None:
+    return read_saved(state_name(request.output)) if request.resume and request.output is not None else None
+
+
+def _keeper(request: RunRequest, plan: Plan, saved: Saved | None) -> Keeper | None:
+    """Return what takes in how far the run is. Raises ConfigError where a saved state is of another run."""
+    if not request.keep_state or request.output is None:
+        return None
+    path, source, operator = state_name(request.output), request.source, request.operator_file
+    digest = bytes_sha256(source) if isinstance(source, bytes) else _source(source, path.parent)["sha256"]
+    now = identity(plan, digest, None if operator is None else content_sha256(operator))
+    if saved is not None:
+        check_identity(saved, now, path.name)
+        plan.notices.append(f"going on from {path.name}: {saved.describe()}")
+    elif request.resume:
+        plan.notices.append(f"nothing to resume: there is no {path.name}")
+    elif path.exists():
+        plan.notices.append(f"{path.name} is left by an interrupted run, and not used: --resume goes on from it")
+    return Keeper(path, now, saved)
+
+
+def _save(keeper: Keeper, err: BaseException) -> None:
+    """Save what is done as a run is interrupted, and say so in a note of the error."""
+    try:
+        if keeper.save():
+            err.add_note(f"state saved in {keeper.path.name}; go on with --resume")
+    except ReconError as failure:
+        err.add_note(f"state not saved: {failure.message}")
 
 
 def _write(

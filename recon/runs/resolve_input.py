@@ -18,12 +18,13 @@ from recon.operators.base import Operator
 from recon.operators.calibration import cropped
 from recon.operators.registry import build, draw, family, parse_params
 from recon.operators.value_range import with_range
+from recon.runs.offgrid import OffGridItems, prepare_off_grid
 from recon.runs.scaling import Window, find_window
 from recon.runs.scan import OFF_GRID, ScanItems, prepare_scan
 from recon.runs.simulate import absolute_noise
 
 # operators whose measurement is a picture of the image's field of view
-PICTURES = ("denoise", "inpaint", "downsample", "blur", "colour-mix", "hdr", "nonlinear-blur")
+PICTURES = ("slice-average", "denoise", "inpaint", "downsample", "blur", "colour-mix", "hdr", "nonlinear-blur")
 
 
 @dataclass
@@ -41,7 +42,7 @@ class ResolvedInput:
     noise: NoiseSpec
     notices: list[str] = field(default_factory=list)
     window: Window | None = None
-    scan: ScanItems | None = None
+    scan: ScanItems | OffGridItems | None = None
     crop: tuple[int, int] | None = None
 
     def item(self, index: int) -> tuple[np.ndarray, Operator]:
@@ -66,7 +67,8 @@ class ResolvedInput:
     def image_shape(self) -> tuple[int, int, int, int]:
         """(N, C, Y, X) of the images that are written."""
         shape = self.operator.in_shape
-        return (self.measurement.y.shape[0], shape[0], *(self.crop or shape[-2:]))
+        slices = shape[1] if len(shape) == 4 else 1
+        return (self.measurement.y.shape[0] * slices, shape[0], *(self.crop or shape[-2:]))
 
 
 def resolve_input(measurement: Measurement, config: Config, operator_file: OperatorSpec | None) -> ResolvedInput:
@@ -75,11 +77,17 @@ def resolve_input(measurement: Measurement, config: Config, operator_file: Opera
     Raises InputError where y does not fit the operator or the noise or is not finite, or where the operator cannot be
     known.
     """
-    if measurement.scan is not None and not measurement.scan.lines and operator_file is None:
-        raise InputError(OFF_GRID, "grid it first, or give its operator as a matrix (--operator FILE)")
+    if measurement.scan is not None and not measurement.scan.lines:
+        if _raw_kinds(measurement, operator_file) == {"mri-nufft"}:
+            return _resolve_off_grid(measurement, config, operator_file)
+        if operator_file is None:
+            raise InputError(
+                OFF_GRID, "give its operator: --operator FILE with kind = 'mri-nufft'; see docs/formats.md"
+            )
     if _is_raw_mri(measurement, operator_file):
         return _resolve_scan(measurement, config, operator_file)
     notices: list[str] = list(measurement.scan.notes) if measurement.scan is not None else []
+    measurement = _as_volumes(measurement, config, operator_file)
     spec = _choose_operator(measurement, config, operator_file, notices)
     operator = build(spec)
     y = _as_items(measurement.y, operator)
@@ -94,9 +102,33 @@ def resolve_input(measurement: Measurement, config: Config, operator_file: Opera
     return ResolvedInput(known, spec, operator, noise, notices, window)
 
 
+def _as_volumes(measurement: Measurement, config: Config, operator_file: OperatorSpec | None) -> Measurement:
+    """Return the slices (N, C, Y, X) of a picture as a volume (1, C, Z, Y, X), where the operator is of volumes."""
+    named = operator_file or measurement.operator
+    kind = named.kind if named is not None else config.operator.kind
+    y = measurement.y
+    if measurement.operator is not None or measurement.geometry is None or y.ndim != 4 or not family(kind).volume:
+        return measurement
+    if "n" in measurement.geometry.axes:
+        raise InputError(
+            f"operator '{kind}' is of volumes, and the input holds independent images (axis n)",
+            "name their axis z if they are neighbours (--axes)",
+        )
+    return replace(measurement, y=y.transpose(1, 0, 2, 3)[None])
+
+
 def _is_raw_mri(measurement: Measurement, operator_file: OperatorSpec | None) -> bool:
-    kinds = {spec.kind for spec in (measurement.operator, operator_file) if spec is not None}
-    return measurement.scan is not None and kinds == {"mri"}
+    return measurement.scan is not None and _raw_kinds(measurement, operator_file) == {"mri"}
+
+
+def _raw_kinds(measurement: Measurement, operator_file: OperatorSpec | None) -> set[str]:
+    return {spec.kind for spec in (measurement.operator, operator_file) if spec is not None}
+
+
+def _resolve_off_grid(measurement: Measurement, config: Config, operator_file: OperatorSpec | None) -> ResolvedInput:
+    items, noise, notices = prepare_off_grid(measurement, config, operator_file)
+    spec = items.item(0)[1]
+    return ResolvedInput(replace(measurement, noise=noise), spec, build(spec), noise, notices, scan=items)
 
 
 def _resolve_scan(measurement: Measurement, config: Config, operator_file: OperatorSpec | None) -> ResolvedInput:
@@ -153,7 +185,7 @@ def _complete(spec: OperatorSpec, measurement: Measurement, config: Config, noti
 def _shape_from_data(spec: OperatorSpec, params: Any, y: np.ndarray) -> tuple[int, ...]:
     fam = family(spec.kind)
     # an array without item or channel axes is one item with one channel
-    candidates = [tuple(y.shape[1:])] if y.ndim == 4 else []
+    candidates = [tuple(y.shape[1:])] if y.ndim == (5 if fam.volume else 4) else []
     candidates += [(1,) * (3 - y.ndim) + tuple(y.shape)] if y.ndim <= 3 else []
     for candidate in candidates:
         found = fam.reads_shape(params, spec.arrays, candidate) if fam.reads_shape else None
@@ -254,6 +286,8 @@ def _image_geometry(geometry: Geometry, spec: OperatorSpec, out_shape: tuple[int
     axes, spacing, affine = geometry.axes, geometry.spacing, geometry.affine
     # how a pixel of the image lies in pixels of the measurement: index = step index + shift, for x and y
     pairs = [(spec.in_shape[-1], out_shape[-1]), (spec.in_shape[-2], out_shape[-2])]
+    if spec.kind == "slice-average":
+        return _thin_slices(geometry, spec.in_shape[1] // out_shape[1])
     if spec.kind == "downsample":  # about the corner of the field of view, not the centre of the first pixel
         steps = [out / full for full, out in pairs]
         shifts = [(step - 1) / 2 for step in steps]
@@ -269,4 +303,19 @@ def _image_geometry(geometry: Geometry, spec: OperatorSpec, out_shape: tuple[int
         affine = affine @ finer
     if spec.in_shape[0] > 1 and "c" not in axes:
         axes, spacing = (*axes, "c"), None if spacing is None else (*spacing, 1.0)
+    return replace(geometry, axes=axes, spacing=spacing, affine=affine)
+
+
+def _thin_slices(geometry: Geometry, factor: int) -> Geometry:
+    """Return the geometry of thin slices from that of the thick ones they make up."""
+    spacing, affine = geometry.spacing, geometry.affine
+    if spacing is not None:
+        spacing = tuple(s / factor if a == "z" else s for s, a in zip(spacing, geometry.axes, strict=True))
+    if affine is not None:
+        finer = np.diag([1.0, 1.0, 1 / factor, 1.0])
+        finer[2, 3] = (1 / factor - 1) / 2
+        affine = affine @ finer
+    axes = geometry.axes
+    if "z" not in axes:  # one thick slice is an image without the axis
+        axes, spacing = ("z", *axes), None if spacing is None else (1 / factor, *spacing)
     return replace(geometry, axes=axes, spacing=spacing, affine=affine)

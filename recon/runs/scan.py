@@ -35,7 +35,7 @@ from recon.runs.scaling import first_reconstruction
 
 # slices that levels and scales are estimated from, evenly spread
 PROBES = 9
-OFF_GRID = "k-space lies on a trajectory that is no Cartesian grid, and recon has no operator for it"
+OFF_GRID = "k-space lies on no Cartesian grid, and the input holds no trajectory"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def prepare_scan(measurement: Measurement, config: Config, operator_file: Operat
     probe = ScanItems(y, params, arrays, section, scan, size, "none", False, kept, laid, infer)
     mask = _common_mask(probe, infer, laid is not None, notices)
     region = calibration_size(mask, section.calibration)
-    maps, phase = _choices(section, y.shape[1], "maps" in arrays, bool(params["complex_image"]), region, notices)
+    maps, phase = choices(section, y.shape[1], "maps" in arrays, bool(params["complex_image"]), region, notices)
     items = replace(probe, region=region, maps=maps, phase=phase)
     noise = _noise(probe, section, measurement.noise, notices)
     crop = _crop(scan, section, size, notices)
@@ -255,7 +255,7 @@ def _common_mask(probe: ScanItems, inferred: bool, laid: bool, notices: list[str
     return common
 
 
-def _choices(
+def choices(
     section: ScanSection, coils: int, given: bool, complex_image: bool, region: tuple[int, int], notices: list[str]
 ) -> tuple[str, bool]:
     """Return how maps are made ("espirit", "rough", "none") and whether the phase is moved into them."""

@@ -37,6 +37,8 @@ def run_sidecar(
     if plan.prior is not None:
         path = prior_path(plan.config.prior.name)
         weights = {"name": plan.prior.info.name, "sha256": weights_sha256(path)}
+        if plan.config.prior.auxiliary is not None:
+            weights["auxiliary_sha256"] = weights_sha256(prior_path(plan.config.prior.auxiliary))
     cite = [c for c in (plan.config.citation, type(plan.method).citation) if c]
     return {
         "GeneratedBy": [{"Name": "recon", "Version": __version__}],

@@ -13,7 +13,7 @@ from recon.data import Measurement, NoiseSpec, OperatorSpec, Volume, take_item, 
 from recon.errors import InputError
 from recon.operators.attenuation import line_integrals
 from recon.operators.base import Operator
-from recon.operators.registry import build, draw
+from recon.operators.registry import build, draw, family
 from recon.operators.value_range import with_range
 from recon.runs.scaling import data_range
 
@@ -34,6 +34,9 @@ def simulate(truth: Volume, config: Config, index: int | None = None, spec: Oper
         stack, first = to_stack(truth), index % whole.shape[0]
         if stack.shape[0] != 1:
             raise InputError("the truth has items (n) and slices (z): one index does not choose an image of it")
+    kind = config.operator.kind if spec is None else spec.kind
+    if family(kind).volume:
+        stack = _as_volume(stack, truth, kind, index)
     if not stack.size or not np.isfinite(stack).all():
         raise InputError("the truth is empty, or holds NaN or infinite values", "mask or fill them first")
     in_shape = tuple(stack.shape[1:])
@@ -41,7 +44,6 @@ def simulate(truth: Volume, config: Config, index: int | None = None, spec: Oper
     width = data_range(whole[np.isfinite(whole)], truth.geometry)
     held = _value_range(config, truth, width)
     if spec is None:
-        kind = config.operator.kind
         spec = draw(kind, with_range(kind, config.operator.params, held), in_shape, config.run.seed)
     else:
         if spec.in_shape and tuple(spec.in_shape) != in_shape:
@@ -61,6 +63,17 @@ def simulate(truth: Volume, config: Config, index: int | None = None, spec: Oper
         items.append(add_noise(operator.forward(x)[0].numpy(), operator, noise, rng))
     provenance = {"simulated": True, "seed": config.run.seed, "first_item": first}
     return Measurement(np.stack(items), spec, noise, truth.geometry, provenance)
+
+
+def _as_volume(stack: np.ndarray, truth: Volume, kind: str, index: int | None) -> np.ndarray:
+    """Return slices (Z, C, Y, X) as one volume (1, C, Z, Y, X). Raises InputError where they are none."""
+    if index is not None or "n" in truth.geometry.axes:
+        raise InputError(
+            f"operator '{kind}' sees the slices of a volume together, and the truth is "
+            + ("one slice" if index is not None else "independent images (axis n)"),
+            "give a volume with an axis z (--axes)",
+        )
+    return np.ascontiguousarray(stack.transpose(1, 0, 2, 3)[None])
 
 
 def _value_range(config: Config, truth: Volume, width: float) -> tuple[float, float]:

@@ -135,7 +135,7 @@ class SeededNoise:
     def restore(self, state: Tensor) -> None:
         """Go on from a state."""
         for generator, each in zip(self.generators, state, strict=True):
-            generator.set_state(each)
+            generator.set_state(each.clone())  # set_state takes no view
 
 
 class Method(ABC):
@@ -148,6 +148,7 @@ class Method(ABC):
     ensemble: whether the samples of one call are members of one ensemble, which must not be split.
     through_prior: whether its gradients go through the prior.
     volume: whether the slices of a volume are one sample (B, C, Z, Y, X) to it; images stay images.
+    two_planes: whether it can take a second prior, for slices across another axis.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -157,6 +158,7 @@ class Method(ABC):
     ensemble: ClassVar[bool] = False
     through_prior: ClassVar[bool] = False
     volume: ClassVar[bool] = False
+    two_planes: ClassVar[bool] = False
     citation: ClassVar[str] = ""
 
     @abstractmethod

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from recon.data import Problem
 from recon.errors import ConfigError
-from recon.likelihoods import Gaussian
 from recon.operators.base import LinearOperator
 from recon.priors.base import Denoiser
 from recon.samplers.base import (
@@ -28,8 +27,6 @@ from recon.samplers.base import (
     ignore_step,
 )
 from recon.samplers.guard import FiniteGuard
-
-SPREAD = 0.5  # standard deviation of images in a range of 2
 
 
 class VolumeMethod(Method):
@@ -127,8 +124,3 @@ def matched_gamma(problem: Problem, z: Tensor, count: int, spread: float) -> Ten
     """Return spread/sigma_y^2, (B, 1, ...), with the noise level sigma_y of the data at z = A x0."""
     level = problem.likelihood.noise_level(z, count).clamp_min(torch.finfo(z.real.dtype).tiny ** 0.25)
     return (spread / level**2).reshape(-1, *(1,) * len(problem.operator.in_shape))
-
-
-def is_exact(problem: Problem) -> bool:
-    """Return whether the data have no noise."""
-    return isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma == 0

@@ -72,7 +72,6 @@ class Duals:
         return cls(torch.zeros_like(x), torch.zeros_like(x))
 
 
-@torch.no_grad()
 def admm_sweep(
     x: Tensor,
     duals: Duals,
@@ -88,16 +87,20 @@ def admm_sweep(
 
     x: (B, C, Z, Y, X).  data: v -> Q v.  misfit: b - Q x.  rho: > 0, or 0 for no coupling of the slices.
     threshold: lambda/rho.  iterations: of conjugate gradients.  No argument is changed.
+    Call it without gradients (`torch.no_grad`, not here: a decorator would hold on to the arguments).
     """
     if rho == 0 or x.ndim < 5:
         return conjugate_gradients(data, misfit, iterations=iterations).x.add_(x), duals
     weight = scale * rho
 
     def matrix(v: Tensor) -> Tensor:
-        return data(v).add(difference.adjoint(difference.forward(v)), alpha=weight)
+        return difference.adjoint(difference.forward(v)).mul_(weight).add_(data(v))
 
     pull = difference.adjoint((duals.split - duals.dual).sub_(difference.forward(x)))
-    found = conjugate_gradients(matrix, pull.mul_(weight).add_(misfit), iterations=iterations).x.add_(x)
+    pull.mul_(weight).add_(misfit)
+    del misfit
+    found = conjugate_gradients(matrix, pull, iterations=iterations).x.add_(x)
+    del pull
     ahead = difference.forward(found).add_(duals.dual)
     split = soft_threshold(ahead, threshold)
     return found, Duals(split, ahead.sub_(split))

@@ -60,6 +60,7 @@ def conjugate_gradients(
         step = torch.where(active & (curvature > 0), square / curvature, 0.0).reshape(column)
         vx.addcmul_(step, vp)
         vr.addcmul_(step, image, value=-1)
+        del image
         reduced = per_item_dot(vr, vr)
         turn = torch.where(active, reduced / square, 0.0).reshape(column)
         torch.addcmul(vr, turn, vp, out=vp)

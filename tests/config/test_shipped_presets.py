@@ -5,7 +5,7 @@ import pytest
 from recon.config.presets import load_preset, preset_names
 from recon.config.resolve import resolve
 from recon.metrics.protocols import PROTOCOLS
-from recon.operators.registry import build, draw, parse_params
+from recon.operators.registry import build, draw, family, parse_params
 from recon.runs.methods import SAMPLERS, make_method, missing_needs
 
 RUNNABLE = [name for name in preset_names({}) if not name.startswith("problems/")]
@@ -61,7 +61,8 @@ def test_a_preset_resolves_and_its_parts_can_be_made(name):
 def test_a_problem_builds_its_operator_and_every_preset_of_it_fits(problem):
     config = resolve(f"problems/{problem}", method="tv", environ={}).config
     assert config.description
-    operator = build(draw(config.operator.kind, config.operator.params, (1, 72, 64), seed=0))
+    shape = (1, 8, 72, 64) if family(config.operator.kind).volume else (1, 72, 64)
+    operator = build(draw(config.operator.kind, config.operator.params, shape, seed=0))
     for name in RUNNABLE:
         if load_preset(name, {}).problem == problem:
             method = resolve(name, environ={}).config.method
@@ -80,4 +81,13 @@ def test_dds_presets_follow_the_noise(name):
     held = {key: config.method.params[key] for key in ("weighting", "eta", "grid")}
     assert held == {"weighting": "matched", "eta": 1.0, "grid": "edm"}
     assert 1 <= config.method.params["gamma"] <= 4, "of the weight that the noise levels give"
+    assert config.scaling.unit_norm == name.startswith("ct-")
+
+
+@pytest.mark.parametrize("name", [n for n in RUNNABLE if n.endswith("-dds-3d")])
+def test_presets_of_volumes_follow_the_noise(name):
+    config = resolve(name, environ={}).config
+    held = {key: config.method.params[key] for key in ("weighting", "eta", "grid", "rho")}
+    assert held == {"weighting": "matched", "eta": 1.0, "grid": "edm", "rho": 100.0}
+    assert 1 <= config.method.params["weight"] <= 40
     assert config.scaling.unit_norm == name.startswith("ct-")

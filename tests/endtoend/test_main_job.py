@@ -147,7 +147,8 @@ def test_super_resolution_of_a_nifti_image_shrinks_its_pixels(site):
         np.testing.assert_allclose(corner, small.affine @ [-0.5, -0.5, 0, 1], atol=1e-5)
 
 
-@pytest.mark.parametrize("method", sorted(BASELINES))
+# sirt divides by sums of weights, which k-space does not have
+@pytest.mark.parametrize("method", sorted(set(BASELINES) - {"sirt"}))
 def test_classical_baselines_run_the_same_way(measured, method):
     command = (
         "run",

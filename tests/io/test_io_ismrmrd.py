@@ -160,7 +160,7 @@ def test_a_volume_becomes_slices_along_its_readout(tmp_path):
     assert found.geometry.spacing == (2.0, 3.0, 1.5) and "became 4 slices" in found.scan.notes[0]
 
 
-def test_trajectories_are_kept_and_a_run_says_what_lacks(tmp_path):
+def test_trajectories_are_kept_and_a_run_says_what_is_wrong_with_them(tmp_path):
     k, path = draws(3, 2, 8), np.random.default_rng(0).normal(size=(3, 8, 2)).astype(np.float32)
     lines = [line(k[i], traj=path[i], trajectory_dimensions=2) for i in range(3)]
     xml = XML.format(z=1, fz=5, trajectory="spiral")
@@ -168,8 +168,13 @@ def test_trajectories_are_kept_and_a_run_says_what_lacks(tmp_path):
     np.testing.assert_allclose(found.y[0], k.swapaxes(0, 1))
     np.testing.assert_array_equal(found.operator.arrays["trajectory"], path)
     config = Config.model_validate({"operator": {"kind": "mri"}, "method": {"name": "cg"}})
-    with pytest.raises(InputError, match="no Cartesian grid"):
+    assert found.operator.kind == "mri-nufft" and "spiral scan: 3 shots of 8 samples" in found.scan.notes[0]
+    with pytest.raises(InputError, match=r"outside \[-1/2, 1/2\] cycles per pixel"):
         resolve_input(found, config, None)
+    flat = [line(k[i], traj=np.pad(path[i], ((0, 0), (0, 1))), trajectory_dimensions=3) for i in range(3)]
+    np.testing.assert_array_equal(
+        read_measurement(scanned(tmp_path / "c.h5", flat, xml)).operator.arrays["trajectory"], path
+    )
     with pytest.raises(InputError, match="no trajectory is stored"):
         read_measurement(scanned(tmp_path / "b.h5", [line(k[0])], xml))
 

@@ -56,7 +56,7 @@ def test_any_fan(geometry, batch):
 
 
 @settings(max_examples=40, deadline=None)
-@given(geometry=cones(), batch=st.sampled_from([1, 2]))
+@given(geometry=cones(), batch=st.sampled_from([1, 2, 4, 8]))
 def test_any_cone(geometry, batch):
     check(geometry, batch)
 

@@ -14,7 +14,10 @@ from image_cases import CASES, MASK, SHAPES, image, make, sparse_arrays
 
 from recon.data import OperatorSpec
 from recon.errors import ConfigError, InputError
+from recon.operators import groups
+from recon.operators.blur import trimmed
 from recon.operators.catalog import OPERATORS
+from recon.operators.convolution import PaddedBlur
 from recon.operators.registry import build, draw, family, parse_params
 
 # battery
@@ -215,3 +218,28 @@ def test_fixed_parts_need_not_come_with_data() -> None:
     for kind, params in (("inpaint", {"position": "centre"}), ("blur", {}), ("denoise", {}), ("downsample", {})):
         assert family(kind).never_invented(parse_params(kind, params)) == frozenset()
     assert {"denoise", "inpaint", "downsample", "blur", "colour-mix", "matrix"} <= set(OPERATORS)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (6, 9), (8, 8), (1, 5)])
+def test_a_kernel_without_its_zeros_blurs_the_same(shape):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        kernel = np.zeros(shape)
+        kernel[rng.integers(shape[0]), rng.integers(shape[1])] = 1.0
+        kernel[shape[0] // 2, rng.integers(shape[1])] += 0.5
+        small = trimmed(kernel)
+        assert small.size <= kernel.size and small.sum() == kernel.sum()
+        first, second = (PaddedBlur((1, 12, 11), torch.from_numpy(k), "reflect") for k in (kernel, small))
+        x = torch.from_numpy(rng.standard_normal((1, 1, 12, 11)))
+        torch.testing.assert_close(first.forward(x), second.forward(x), rtol=0, atol=1e-12)
+    assert trimmed(np.pad(np.ones((3, 3)), 2)).shape == (3, 3)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "valid", "circular"])
+def test_planes_in_groups_are_blurred_the_same(boundary, monkeypatch):
+    op = make("blur", {"size": 5, "kernel": "motion", "boundary": boundary}, (3, 12, 10))
+    x = torch.randn(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    whole = op.forward(x), op.normal(x), op.adjoint(op.forward(x))
+    monkeypatch.setattr(groups, "CACHED_BYTES", 1)
+    for found, expected in zip((op.forward(x), op.normal(x), op.adjoint(op.forward(x))), whole, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -10,6 +10,7 @@ from battery import check_operator
 
 from recon.data import OperatorSpec
 from recon.errors import ConfigError, InputError
+from recon.operators import cartesian, groups
 from recon.operators.coils import birdcage_maps
 from recon.operators.registry import build, draw, family, parse_params
 
@@ -51,8 +52,9 @@ def test_battery(shape, complex_image, coils, mask, axis):
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 7), (6, 9)])
 @pytest.mark.parametrize("coils", [1, 3])
-def test_forward_is_the_centred_transform_by_definition(shape, coils):
-    op = make(shape, mask="gaussian2d", coils=coils, complex_image=True).to(dtype=torch.float64)
+@pytest.mark.parametrize("mask", [{"mask": "gaussian2d"}, {"acceleration": 3.0}, {"acceleration": 3.0, "axis": "y"}])
+def test_forward_is_the_centred_transform_by_definition(shape, coils, mask):
+    op = make(shape, **{"mask": "random", **mask}, coils=coils, complex_image=True).to(dtype=torch.float64)
     gen = np.random.default_rng(1)
     x = gen.normal(size=shape) + 1j * gen.normal(size=shape)
     maps = np.ones((1, *shape)) if op.maps is None else op.maps.numpy()
@@ -213,3 +215,38 @@ def test_images_of_several_channels_are_refused():
         draw("mri", {}, (3, 8, 8), 0)
     with pytest.raises(ConfigError, match=r"\(1, Y, X\)"):
         draw("mri", {}, (1, 4, 8, 8), 0)
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_many_lines_and_few_give_the_same(axis, monkeypatch):
+    """Where few lines are measured, only those are transformed along their length."""
+    x = torch.randn(2, 1, 12, 15, generator=torch.Generator().manual_seed(0))
+    few = make((12, 15), acceleration=3.0, axis=axis, coils=3)
+    monkeypatch.setattr(cartesian, "FEW_LINES", 0.0)
+    whole = make((12, 15), acceleration=3.0, axis=axis, coils=3)
+    assert len(few.lines) and not len(whole.lines)
+    y = whole.forward(x)
+    torch.testing.assert_close(few.forward(x), y)
+    torch.testing.assert_close(few.adjoint(y), whole.adjoint(y))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("memory", [1, 2**40])
+def test_groups_of_coils_change_nothing(threads, memory, monkeypatch):
+    op = make((8, 9), coils=5)
+    x = torch.randn(2, 1, 8, 9, generator=torch.Generator().manual_seed(0))
+    y, normal = op.forward(x), op.normal(x)
+    monkeypatch.setattr(groups, "CACHED_BYTES", memory)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = list(groups.coil_groups(5, x))
+    assert [first for first, _ in found][1:] == [last for _, last in found][:-1] and found[-1][1] == 5
+    assert len(found) == (5 if memory == 1 else 1)
+    torch.testing.assert_close(op.forward(x), y)
+    torch.testing.assert_close(op.normal(x), normal)
+
+
+def test_second_derivatives_go_through():
+    op = make((4, 5), coils=2).to(dtype=torch.float64)
+    x = torch.randn(1, 1, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for call in (op.forward, op.normal, lambda v: op.adjoint(op.forward(v))):
+        assert torch.autograd.gradcheck(call, (x,), check_forward_ad=True) and torch.autograd.gradgradcheck(call, (x,))

@@ -6,79 +6,17 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from prior_jobs import config, planned, weights
 
-from recon.cli.exits import finish
-from recon.cli.lazy import lazy_app
-from recon.cli.main import COMMANDS, EPILOG, root
-from recon.cli.options import Session
 from recon.config.resolve import resolve
-from recon.config.schema import Config, PriorSection
-from recon.data import Geometry, Volume
+from recon.config.schema import PriorSection
 from recon.errors import ConfigError
-from recon.priors.base import PriorInfo
 from recon.priors.channels import ComplexPairs, GreyInColour, PerChannel, RealParts
 from recon.priors.guided import Guided
-from recon.priors.networks.adm import ADM, ADMConfig
-from recon.priors.networks.dhariwal import DhariwalConfig, DhariwalUNet
-from recon.priors.networks.unet import UNet, UNetConfig
 from recon.priors.preconditioned import PreconditionedDenoiser
-from recon.priors.store import dump_prior
 from recon.priors.tiled import Tiled
 from recon.runs.check import check
 from recon.runs.execute import execute
-from recon.runs.plan import make_plan
-from recon.runs.simulate import simulate
-
-
-def network(make):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = make()
-        for p in net.parameters():
-            torch.nn.init.normal_(p, std=0.1)
-    return net
-
-
-def weights(folder, channels=1, classes=None, complex_channels=False, sizes=None, value_range=(-1.0, 1.0)):
-    """Return the weight file of an untrained prior; classes: "free" | "always"."""
-    if classes is None:
-        net = network(lambda: UNet(UNetConfig(channels, (8, 16), (1, 1), embedding=16, groups=4)))
-    elif classes == "free":
-        net = network(lambda: DhariwalUNet(DhariwalConfig(8, channels, channels, 64, (1,), 1, labels=3)))
-    else:
-        net = network(lambda: ADM(ADMConfig(channels, channels, 8, (32,), heads=4, labels=3)))
-    info = PriorInfo(
-        "tiny",
-        channels,
-        multiple=net.config.multiple,
-        complex_channels=complex_channels,
-        sizes=sizes,
-        value_range=value_range,
-    )
-    path = folder / f"tiny{channels}{classes}.safetensors"
-    path.write_bytes(dump_prior(PreconditionedDenoiser(net, info, "vp")))
-    return str(path)
-
-
-def config(prior, kind="denoise", method="dds", params=None, **section):
-    content = {"operator": {"kind": kind, **(params or {})}, "method": {"name": method, "steps": 2}}
-    run = {"device": "cpu", "threads": 1}
-    return Config.model_validate(
-        {**content, "noise": {"sigma": 0.05}, "run": run, "prior": {"name": prior, **section}}, strict=True
-    )
-
-
-def measured(cfg, channels=0, side=12):
-    shape = (side, side) if not channels else (channels, side, side)
-    array = np.random.default_rng(0).uniform(10, 100, shape).astype(np.float32)
-    if cfg.operator.params.get("complex_image"):
-        array = array * np.exp(0.3j * np.linspace(0, 1, side)).astype(np.complex64)
-    return simulate(Volume(array, Geometry(("c", "y", "x") if channels else ("y", "x"))), cfg)
-
-
-def planned(cfg, channels=0, side=12):
-    return make_plan(cfg, measured(cfg, channels, side))
 
 
 def test_the_defaults_leave_a_prior_as_it_is(tmp_path):
@@ -221,23 +159,6 @@ def test_unknown_values_name_their_key():
             resolve("denoise-dds", sets=(text,), environ={})
     with pytest.raises(ConfigError, match=r"unknown key 'prior\.tiles'"):
         resolve("denoise-dds", sets=("prior.tiles=3",), environ={})
-
-
-@pytest.fixture
-def recon(capsys):
-    """Run a command in this process; return its exit code, standard output and error."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            with lazy_app(root, COMMANDS, EPILOG).make_context("recon", list(arguments), obj=Session()) as context:
-                context.command.invoke(context)
-        except BaseException as err:
-            code = finish(err, debug=False)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_tiles_and_classes_from_the_command_line_and_again(tmp_path, recon, monkeypatch):

@@ -46,8 +46,13 @@ VARIANTS: dict[str, list[tuple[str, dict[str, Any], tuple[int, ...], dict[str, n
         ("coils", {"mask": "given", "maps": "given", "complex_image": True}, (1, 8, 8), {"mask": MASK, "maps": MAPS}),
         ("coils, real", {"mask": "given", "maps": "given"}, (1, 8, 8), {"mask": MASK, "maps": MAPS}),
     ],
+    "mri-nufft": [
+        ("radial", {"shots": 4, "samples": 8}, (1, 8, 8), {}),
+        ("coils", {"shots": 3, "samples": 8, "complex_image": True}, (1, 8, 8), {"maps": MAPS / 4}),
+    ],
     "nonlinear-blur": [("motion", {"size": 3}, (1, 8, 8), {})],
     "ct": [("few views", {"angles": 6}, (1, 8, 8), {})],
+    "slice-average": [("pairs", {"factor": 2}, (1, 4, 8, 8), {})],
     "ct-cone": [("few views", {"angles": 4}, (1, 2, 8, 8), {})],
     "matrix": [("dense", {}, (1, 8, 8), {"matrix": RNG.standard_normal((20, 64)) / 8})],
 }

@@ -1,4 +1,4 @@
-/* Joseph's projector of a volume along the rays of a cone beam, and its transpose: a template over REAL and NAME.
+/* Joseph's projector of a volume along the rays of a cone beam, and its transpose: a template over REAL, ITEM and NAME.
  *
  * The rays of one detector column share their path within the slices (`plane`) and fan out along z: at line r detector
  * row j is at slice first + j advance with first = centre + depth v, advance = depth pitch, depth = (distance from the
@@ -8,11 +8,11 @@
 
 typedef struct {
     const cone *scan;
-    REAL *flat;     /* volume (slices, rows, columns) */
-    REAL *measured; /* (views, detector rows, detector columns) */
-    REAL *image[2]; /* (lines, width with margins, slices), or NULL where no ray walks that way */
-    REAL *data;     /* (views, detector columns, detector rows) */
-    long views_together;
+    REAL *flat;     /* volumes (held, slices, rows, columns) */
+    REAL *measured; /* (held, views, detector rows, detector columns) */
+    ITEM *image[2]; /* (lines, width with margins, slices), or NULL where no ray walks that way */
+    ITEM *data;     /* (views, detector columns, detector rows) */
+    long held, views_together;
 } NAME(volume_job);
 
 /* Where a detector column meets the slices at one line. */
@@ -40,7 +40,7 @@ static inline NAME(rise) NAME(climb)(const cone *scan, long ray, long line) {
 }
 
 /* sums[j] += column between slices, for the detector rows that meet it */
-static inline void NAME(sample)(const NAME(rise) *r, const REAL *column, REAL *sums) {
+static inline void NAME(sample)(const NAME(rise) *r, const ITEM *column, ITEM *sums) {
 #ifdef WINDOWED
     if (r->advance < 1.99) {
         const __m256 lane = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), advance = _mm256_set1_ps((float)r->advance);
@@ -71,7 +71,7 @@ static inline void NAME(sample)(const NAME(rise) *r, const REAL *column, REAL *s
 }
 
 /* column = the transpose of `sample`, on slices low .. high - 1; values have margins of zeros */
-static inline void NAME(deposit)(const NAME(rise) *r, const REAL *values, long height, REAL *column) {
+static inline void NAME(deposit)(const NAME(rise) *r, const ITEM *values, long height, ITEM *column) {
 #ifdef WINDOWED
     if (r->advance >= 0.65 && r->advance < 1.99) {
         const int most = (int)ceil(2 / r->advance);
@@ -105,11 +105,11 @@ static inline void NAME(deposit)(const NAME(rise) *r, const REAL *values, long h
     }
 #endif
     (void)height;
-    memset(column + r->low, 0, sizeof(REAL) * (r->high - r->low));
+    memset(column + r->low, 0, sizeof(ITEM) * (r->high - r->low));
     for (long j = r->begin; j < r->end; j++) {
         const double position = r->first + j * r->advance;
         const int below = (int)(position + 4) - 4;
-        const REAL second = (REAL)(position - below) * values[j];
+        const ITEM second = (REAL)(position - below) * values[j];
         column[below] += values[j] - second;
         column[below + 1] += second;
     }
@@ -127,17 +127,17 @@ static void NAME(project_volume)(const void *argument, long task, void *scratch)
     const long first = task * job->views_together, rest = plane->views - first;
     const long last = first + (rest < job->views_together ? rest : job->views_together);
     const long height = scan->height, slices = scan->slices;
-    REAL *column = (REAL *)scratch + MARGIN, *sums = (REAL *)scratch + slices + 2 * MARGIN;
+    ITEM *column = (ITEM *)scratch + MARGIN, *sums = (ITEM *)scratch + slices + 2 * MARGIN;
     int index[BAND * LANES];
     REAL fraction[BAND * LANES];
-    memset(scratch, 0, sizeof(REAL) * (slices + 2 * MARGIN));
-    memset(job->data + first * plane->detectors * height, 0, sizeof(REAL) * (last - first) * plane->detectors * height);
+    memset(scratch, 0, sizeof(ITEM) * (slices + 2 * MARGIN));
+    memset(job->data + first * plane->detectors * height, 0, sizeof(ITEM) * (last - first) * plane->detectors * height);
     for (int axis = 0; axis < 2; axis++) {
         const int width = (int)NAME(width)(plane, axis);
         const long stride = NAME(stride)(plane, axis), lines = NAME(lines)(plane, axis);
         for (long line = 0; line < lines; line += SLAB) {
             const int count = lines - line < SLAB ? (int)(lines - line) : SLAB;
-            const REAL *at = job->image[axis] + (line * stride + MARGIN) * slices;
+            const ITEM *at = job->image[axis] + (line * stride + MARGIN) * slices;
             for (long n = plane->first_segment[first]; n < plane->first_segment[last]; n++) {
                 const segment *s = plane->segments + n;
                 if (s->axis != axis) continue;
@@ -148,17 +148,17 @@ static void NAME(project_volume)(const void *argument, long task, void *scratch)
                     NAME(locate)(&b, width, index, fraction);
                     for (int lane = 0; lane < b.lanes; lane++) {
                         const long ray = b.first + b.step * lane;
-                        memset(sums, 0, sizeof(REAL) * height);
+                        memset(sums, 0, sizeof(ITEM) * height);
                         for (int k = b.from; k < b.to; k++) {
                             const int i = index[k * LANES + lane];
                             if (i < -1 || i >= width) continue;
                             const NAME(rise) r = NAME(climb)(scan, ray, line + k);
                             const REAL f = fraction[k * LANES + lane];
-                            const REAL *restrict p = at + (k * stride + i) * slices, *restrict q = p + slices;
+                            const ITEM *restrict p = at + (k * stride + i) * slices, *restrict q = p + slices;
                             for (long z = r.low; z < r.high; z++) column[z] = p[z] + f * (q[z] - p[z]);
                             NAME(sample)(&r, column, sums);
                         }
-                        REAL *to = job->data + ray * height;
+                        ITEM *to = job->data + ray * height;
                         for (long j = 0; j < height; j++) to[j] += sums[j];
                     }
                 }
@@ -167,22 +167,27 @@ static void NAME(project_volume)(const void *argument, long task, void *scratch)
     }
     for (long ray = first * plane->detectors; ray < last * plane->detectors; ray++)
         for (long j = 0; j < height; j++) job->data[ray * height + j] *= NAME(length)(scan, ray, j);
-    for (long view = first; view < last; view++)
-        for (long j = 0; j < height; j++)
-            for (long u = 0; u < plane->detectors; u++)
-                job->measured[(view * height + j) * plane->detectors + u] =
-                    job->data[(view * plane->detectors + u) * height + j];
+    const long all = plane->views * height * plane->detectors;
+    for (long b = 0; b < job->held; b++)
+        for (long view = first; view < last; view++)
+            for (long j = 0; j < height; j++)
+                for (long u = 0; u < plane->detectors; u++)
+                    job->measured[b * all + (view * height + j) * plane->detectors + u] =
+                        ((const REAL *)(job->data + (view * plane->detectors + u) * height + j))[b];
 }
 
 static void NAME(scale_volume)(const void *argument, long view, void *scratch) {
     const NAME(volume_job) *job = argument;
     const cone *scan = job->scan;
-    const long columns = scan->plane.detectors, height = scan->height;
+    const long columns = scan->plane.detectors, height = scan->height, all = scan->plane.views * height * columns;
     (void)scratch;
     for (long u = 0; u < columns; u++)
-        for (long j = 0; j < height; j++)
-            job->data[(view * columns + u) * height + j] =
-                NAME(length)(scan, view * columns + u, j) * job->measured[(view * height + j) * columns + u];
+        for (long j = 0; j < height; j++) {
+            const REAL length = NAME(length)(scan, view * columns + u, j);
+            const REAL *from = job->measured + (view * height + j) * columns + u;
+            REAL *to = (REAL *)(job->data + (view * columns + u) * height + j);
+            for (long b = 0; b < ITEMS; b++) to[b] = b < job->held ? length * from[b * all] : 0;
+        }
 }
 
 /* A slab of lines along one axis belongs to one task, so that no two threads write to the same voxel. */
@@ -196,12 +201,12 @@ static void NAME(spread_volume)(const void *argument, long task, void *scratch) 
     const long stride = NAME(stride)(plane, axis), lines = NAME(lines)(plane, axis);
     const long line = (task - (axis ? slabs : 0)) * SLAB;
     const int count = lines - line < SLAB ? (int)(lines - line) : SLAB;
-    REAL *at = job->image[axis] + (line * stride + MARGIN) * slices;
-    REAL *column = (REAL *)scratch + MARGIN, *values = (REAL *)scratch + slices + 2 * MARGIN + 2 * MARGIN;
+    ITEM *at = job->image[axis] + (line * stride + MARGIN) * slices;
+    ITEM *column = (ITEM *)scratch + MARGIN, *values = (ITEM *)scratch + slices + 2 * MARGIN + 2 * MARGIN;
     int index[BAND * LANES];
     REAL fraction[BAND * LANES];
-    memset(scratch, 0, sizeof(REAL) * (slices + height + 6 * MARGIN));
-    memset(at - MARGIN * slices, 0, sizeof(REAL) * count * stride * slices);
+    memset(scratch, 0, sizeof(ITEM) * (slices + height + 6 * MARGIN));
+    memset(at - MARGIN * slices, 0, sizeof(ITEM) * count * stride * slices);
     for (long n = 0; n < plane->first_segment[plane->views]; n++) {
         const segment *s = plane->segments + n;
         if (s->axis != axis) continue;
@@ -212,16 +217,16 @@ static void NAME(spread_volume)(const void *argument, long task, void *scratch) 
             NAME(locate)(&b, width, index, fraction);
             for (int lane = 0; lane < b.lanes; lane++) {
                 const long ray = b.first + b.step * lane;
-                memcpy(values, job->data + ray * height, sizeof(REAL) * height);
+                memcpy(values, job->data + ray * height, sizeof(ITEM) * height);
                 for (int k = b.from; k < b.to; k++) {
                     const int i = index[k * LANES + lane];
                     if (i < -1 || i >= width) continue;
                     const NAME(rise) r = NAME(climb)(scan, ray, line + k);
                     const REAL f = fraction[k * LANES + lane];
-                    REAL *restrict p = at + (k * stride + i) * slices, *restrict q = p + slices;
+                    ITEM *restrict p = at + (k * stride + i) * slices, *restrict q = p + slices;
                     NAME(deposit)(&r, values, height, column);
                     for (long z = r.low; z < r.high; z++) {
-                        const REAL second = f * column[z];
+                        const ITEM second = f * column[z];
                         p[z] += column[z] - second;
                         q[z] += second;
                     }
@@ -240,13 +245,15 @@ static void NAME(unpack_volume)(const void *argument, long task, void *scratch) 
     const int axis = task >= rows;
     const long width = NAME(width)(plane, axis), stride = NAME(stride)(plane, axis), line = task - (axis ? rows : 0);
     const long across = axis ? plane->columns : 1, along = axis ? 1 : plane->columns;
-    REAL *to = job->image[axis] + line * stride * slices;
+    const long volume = slices * plane->rows * plane->columns;
+    REAL *to = (REAL *)(job->image[axis] + line * stride * slices);
     (void)scratch;
-    memset(to, 0, sizeof(REAL) * stride * slices);
-    for (long z = 0; z < slices; z++) {
-        const REAL *from = job->flat + z * plane->rows * plane->columns + line * along;
-        for (long i = 0; i < width; i++) to[(MARGIN + i) * slices + z] = from[i * across];
-    }
+    memset(to, 0, sizeof(ITEM) * stride * slices);
+    for (long b = 0; b < job->held; b++)
+        for (long z = 0; z < slices; z++) {
+            const REAL *from = job->flat + b * volume + z * plane->rows * plane->columns + line * along;
+            for (long i = 0; i < width; i++) to[((MARGIN + i) * slices + z) * ITEMS + b] = from[i * across];
+        }
 }
 
 /* One row of the volume from the lines of both axes. */
@@ -255,29 +262,31 @@ static void NAME(pack_volume)(const void *argument, long row, void *scratch) {
     const cone *scan = job->scan;
     const rays *plane = &scan->plane;
     const long slices = scan->slices, across = NAME(stride)(plane, 0), down = NAME(stride)(plane, 1);
+    const long volume = slices * plane->rows * plane->columns;
     (void)scratch;
-    for (long i = 0; i < plane->columns; i++) {
-        const REAL *a = job->image[0] + (row * across + MARGIN + i) * slices;
-        const REAL *c = job->image[1] + (i * down + MARGIN + row) * slices;
-        for (long z = 0; z < slices; z++)
-            job->flat[(z * plane->rows + row) * plane->columns + i] =
-                (job->image[0] ? a[z] : 0) + (job->image[1] ? c[z] : 0);
-    }
+    for (long b = 0; b < job->held; b++)
+        for (long i = 0; i < plane->columns; i++) {
+            const REAL *a = (const REAL *)(job->image[0] + (row * across + MARGIN + i) * slices) + b;
+            const REAL *c = (const REAL *)(job->image[1] + (i * down + MARGIN + row) * slices) + b;
+            for (long z = 0; z < slices; z++)
+                job->flat[b * volume + (z * plane->rows + row) * plane->columns + i] =
+                    (job->image[0] ? a[z * ITEMS] : 0) + (job->image[1] ? c[z * ITEMS] : 0);
+        }
 }
 
-/* Project (or, with `back`, backproject) one volume; return 0, or 1 where memory ran out. */
-static int NAME(run_volume)(const cone *scan, REAL *volume, REAL *measured, int threads, int back) {
+/* Project (or, with `back`, backproject) `held` volumes at once; return 0, or 1 where memory ran out. */
+static int NAME(run_volume)(const cone *scan, REAL *volumes, REAL *measured, long held, int threads, int back) {
     const rays *plane = &scan->plane;
     const long used[2] = {plane->walks[0] ? plane->rows : 0, plane->walks[1] ? plane->columns : 0};
     const long slabs = (used[0] + SLAB - 1) / SLAB + (used[1] + SLAB - 1) / SLAB;
-    NAME(volume_job) job = {.scan = scan, .flat = volume, .measured = measured};
-    const size_t scratch = sizeof(REAL) * (scan->slices + scan->height + 6 * MARGIN);
+    NAME(volume_job) job = {.scan = scan, .flat = volumes, .measured = measured, .held = held};
+    const size_t scratch = sizeof(ITEM) * (scan->slices + scan->height + 6 * MARGIN);
     int failed = 0;
     for (int axis = 0; axis < 2; axis++) {
-        const size_t bytes = sizeof(REAL) * used[axis] * NAME(stride)(plane, axis) * scan->slices;
+        const size_t bytes = sizeof(ITEM) * used[axis] * NAME(stride)(plane, axis) * scan->slices;
         if (used[axis] && !(job.image[axis] = aligned(bytes))) failed = 1;
     }
-    if (!(job.data = aligned(sizeof(REAL) * plane->views * plane->detectors * scan->height))) failed = 1;
+    if (!(job.data = aligned(sizeof(ITEM) * plane->views * plane->detectors * scan->height))) failed = 1;
     job.views_together = plane->views / (4 * threads);
     job.views_together = job.views_together < 1 ? 1 : job.views_together > 4 ? 4 : job.views_together;
     const long groups = (plane->views + job.views_together - 1) / job.views_together;

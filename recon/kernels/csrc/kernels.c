@@ -45,6 +45,8 @@ typedef struct {
 typedef float float8 __attribute__((vector_size(32), aligned(32)));
 typedef double double4 __attribute__((vector_size(32), aligned(32)));
 
+static const double LARGEST_COPIES = 5e8; /* bytes of volumes and data, side by side */
+
 enum { WORTH_A_THREAD = 1 << 19 }; /* numbers to copy; below, starting it takes longer */
 
 static int copying_threads(double numbers, int threads) { return numbers < WORTH_A_THREAD ? 1 : threads; }
@@ -67,6 +69,7 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #define ITEMS 8
 #define SUFFIX f8
 #include "rays.h"
+#include "cone.h"
 #undef REAL
 #undef ITEM
 #undef ITEMS
@@ -84,6 +87,7 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #define ITEMS 4
 #define SUFFIX d4
 #include "rays.h"
+#include "cone.h"
 #undef REAL
 #undef ITEM
 #undef ITEMS
@@ -111,6 +115,7 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #define ITEMS 8
 #define SUFFIX f8_avx2
 #include "rays.h"
+#include "cone.h"
 #undef REAL
 #undef ITEM
 #undef ITEMS
@@ -128,6 +133,7 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #define ITEMS 4
 #define SUFFIX d4_avx2
 #include "rays.h"
+#include "cone.h"
 #undef REAL
 #undef ITEM
 #undef ITEMS
@@ -181,17 +187,22 @@ EXPORT const char *recon_instructions(void) { return has_avx2() ? "AVX2" : "base
 RAYS(f, float, 8)
 RAYS(d, double, 4)
 
-/* Volumes (batch, slices, rows, columns) to (batch, views, detector rows, detector columns), or back. */
-#define CONE(letter, real) \
+/* Volumes (batch, slices, rows, columns) to (batch, views, detector rows, detector columns), or back; `most` at once from
+ * three left over, where their copies are small. */
+#define CONE(letter, real, most) \
     EXPORT int recon_cone_##letter(const cone *scan, real *volumes, real *measured, long batch, int threads, int back) { \
+        const long size = scan->slices * scan->plane.rows * scan->plane.columns; \
+        const long rays_of_one = scan->plane.views * scan->height * scan->plane.detectors; \
+        const int together = (double)(2 * size + rays_of_one) * most * sizeof(real) <= LARGEST_COPIES; \
         int failed = 0; \
-        for (long i = 0; i < batch && !failed; i++) { \
-            real *x = volumes + i * scan->slices * scan->plane.rows * scan->plane.columns; \
-            real *y = measured + i * scan->plane.views * scan->height * scan->plane.detectors; \
-            failed = CHOOSE(run_volume_##letter##1, scan, x, y, threads, back); \
+        for (long done = 0, held; done < batch && !failed; done += held) { \
+            real *x = volumes + done * size, *y = measured + done * rays_of_one; \
+            held = batch - done < 3 || !together ? 1 : batch - done < most ? batch - done : most; \
+            failed = held == 1 ? CHOOSE(run_volume_##letter##1, scan, x, y, held, threads, back) \
+                               : CHOOSE(run_volume_##letter##most, scan, x, y, held, threads, back); \
         } \
         return failed; \
     }
 
-CONE(f, float)
-CONE(d, double)
+CONE(f, float, 8)
+CONE(d, double, 4)

@@ -60,6 +60,11 @@ def test_show_says_what_a_file_is(name, tmp_path, recon, monkeypatch):
     assert facts["network"].get("labels", 0) == labels
 
 
+# the published settings, few steps: presets are tuned to their priors
+SETTINGS = ("steps=3", "eta=0.85", "gamma=1.0", "weighting=constant", "grid=vp", "cg_iterations=5")
+METHOD = tuple(f"method.{text}" for text in SETTINGS)
+
+
 class Job:
     """A measurement `NAME.h5` in the working folder, and runs on it."""
 
@@ -71,7 +76,7 @@ class Job:
         assert code == 0, err
 
     def run(self, output, prior, *sets):
-        more = [part for text in ("method.steps=3", *sets) for part in ("--set", text)]
+        more = [part for text in (*METHOD, *sets) for part in ("--set", text)]
         arguments = ("--preset", self.preset, "--prior", prior, *self.sets, *more)
         return self.recon("run", self.measurement, output, *arguments, "--json")
 
@@ -103,7 +108,7 @@ COMPLEX_MRI = ("operator.complex_image=true", "operator.acceleration=2")
 def test_a_prior_of_two_channels_on_complex_mri(here, recon):
     phase = np.exp(0.4j * np.linspace(-1, 1, 16)).astype(np.complex64)
     job, prior = Job(recon, picture() * phase, "mri-x4-dds", *COMPLEX_MRI), given("adm-new-order.pt", here)
-    found = job.image("out.npy", prior)
+    found = job.image("out.npy", prior, "method.gamma=1000", "method.cg_iterations=20")
     assert np.iscomplexobj(found) and found.shape == (1, 16, 16)
     facts = json.loads((here / "out.npy.json").read_text())["Recon"]
     # the data are fitted: an image without its imaginary part would miss half of them
@@ -153,9 +158,10 @@ def test_a_class_of_a_prior_that_always_takes_one(here, recon):
 
 def test_guidance_of_a_prior_that_can_do_without_a_class(here, recon):
     job, prior = Job(recon, picture(), "denoise-dds"), given("edm-ncsnpp.pkl", here)
-    none, alone = job.image("none.npy", prior), job.image("alone.npy", prior, "prior.label=2")
-    weights = [job.image(f"w{w}.npy", prior, "prior.label=2", f"prior.guidance={w}") for w in (1, 3)]
-    plus = job.image("p.npy", prior, "prior.label=2", "prior.guidance=1", "prior.guidance_mode=cfg++")
+    kept, label = "method.eta=0.5", "prior.label=2"  # CFG++ acts on the noise that a step keeps
+    none, alone = job.image("none.npy", prior, kept), job.image("alone.npy", prior, kept, label)
+    weights = [job.image(f"w{w}.npy", prior, kept, label, f"prior.guidance={w}") for w in (1, 3)]
+    plus = job.image("p.npy", prior, kept, label, "prior.guidance=1", "prior.guidance_mode=cfg++")
     # weight one is the class itself; a larger one goes further the same way; CFG++ is another step
     np.testing.assert_allclose(weights[0], alone, rtol=1e-3, atol=1e-2)
     for other in (none, weights[1], plus):
