@@ -100,6 +100,7 @@ class ScanSection(_Section):
     mask: "auto": the file's, else the samples that are not zero; "infer": those in any case; "preset": the preset's
     mask laid over them, to undersample a full scan after the fact.
     maps: "auto": those given, else ESPIRiT for several coils; "rough": low-resolution images; "none".
+    coils: compress more coils than that to as many virtual ones, slice by slice; none: keep all.
     calibration: most samples a side of the measured centre of k-space that maps and phase are taken from.
     kernel, threshold: of ESPIRiT, patch side and least singular value relative to the largest.
     phase: "auto": of the low-resolution image, moved into the maps where the image is real; "absorb"; "none".
@@ -109,6 +110,7 @@ class ScanSection(_Section):
 
     mask: Literal["auto", "infer", "preset"] = "auto"
     maps: Literal["auto", "espirit", "rough", "none"] = "auto"
+    coils: int | None = Field(default=None, ge=2)
     calibration: int = Field(default=24, ge=2)
     kernel: int = Field(default=6, ge=2, le=12)
     threshold: float = Field(default=0.02, gt=0, lt=1)

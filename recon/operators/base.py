@@ -176,6 +176,9 @@ class Composed(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
 
+    def normal(self, x: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.normal(self.inner.forward(x)))
+
     def svd(self) -> Spectrum | None:
         """Return the spectrum where one of the two is a multiple of a unitary operator."""
         outer, inner = self.outer.svd(), self.inner.svd()
@@ -268,6 +271,9 @@ class Stacked(LinearOperator):
         pieces = y.split(self.sizes, dim=1)
         images = [p.adjoint(v.reshape(-1, *p.out_shape)) for p, v in zip(self.parts, pieces, strict=True)]
         return torch.stack(images).sum(0)
+
+    def normal(self, x: Tensor) -> Tensor:
+        return torch.stack([p.normal(x) for p in self.parts]).sum(0)
 
 
 def stack(*parts: LinearOperator) -> LinearOperator:

@@ -62,6 +62,21 @@ def calibration_size(mask: np.ndarray, most: int) -> tuple[int, int]:
     return best
 
 
+def compressed(kspace: np.ndarray, maps: np.ndarray | None, count: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return k-space (coils, ...) and maps (coils, Y, X) of the `count` virtual coils that hold most of its energy.
+
+    Rows of a unitary matrix mix the coils: white noise keeps its level. Fewer coils, or none to compress to, stay.
+    Source: Buehrer, Pruessmann, Boesiger, Kozerke, Magn. Reson. Med. 57, 2007 (the SVD of the data).
+    """
+    if count is None or count >= len(kspace):
+        return kspace, maps
+    flat = kspace.reshape(len(kspace), -1)
+    vectors = np.linalg.eigh((flat @ flat.conj().T).astype(np.complex128))[1]
+    matrix = vectors[:, : -count - 1 : -1].conj().T
+    virtual = [np.asarray(np.tensordot(matrix, a, 1), np.complex64) for a in (kspace, maps) if a is not None]
+    return virtual[0], virtual[1] if maps is not None else None
+
+
 def noise_level(kspace: np.ndarray, mask: np.ndarray) -> float | None:
     """Return the standard deviation of each real and imaginary part, from the outer corners of k-space (coils, Y, X).
 

@@ -19,7 +19,7 @@ from recon.config.schema import Config, ScanSection
 from recon.data import Measurement, NoiseSpec, OperatorSpec
 from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator
-from recon.operators.calibration import fourier, image_phase, normalised_maps
+from recon.operators.calibration import compressed, fourier, image_phase, normalised_maps
 from recon.operators.espirit import espirit_maps
 from recon.operators.mri_nufft import NonCartesianMRI
 from recon.operators.nufft import Gridding
@@ -60,8 +60,7 @@ class OffGridItems:
 
     def item(self, index: int) -> tuple[np.ndarray, OperatorSpec]:
         """Return y (1, coils, *layout) and the complete operator of one slice."""
-        y = np.asarray(self.y[index], np.complex64)
-        found = self.given_maps
+        y, found = compressed(np.asarray(self.y[index], np.complex64), self.given_maps, self.section.coils)
         if self.maps != "none" or self.phase:
             centre = central_kspace(y, self.path, self.size, self.region)
             if self.maps == "espirit":

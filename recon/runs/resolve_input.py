@@ -24,7 +24,19 @@ from recon.runs.scan import OFF_GRID, ScanItems, prepare_scan
 from recon.runs.simulate import absolute_noise
 
 # operators whose measurement is a picture of the image's field of view
-PICTURES = ("slice-average", "denoise", "inpaint", "downsample", "blur", "colour-mix", "hdr", "nonlinear-blur")
+PICTURES = (
+    "slice-average",
+    "denoise",
+    "inpaint",
+    "downsample",
+    "blur",
+    "blur-varying",
+    "demosaic",
+    "colour-mix",
+    "hdr",
+    "nonlinear-blur",
+    "jpeg",
+)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator
 from recon.operators.calibration import (
     calibration_size,
+    compressed,
     cropped,
     fourier,
     image_phase,
@@ -73,7 +74,7 @@ class ScanItems:
             mask = mask * _plane(self.laid, size)
         y = y * mask
         arrays: dict[str, np.ndarray] = {"mask": mask.astype(np.uint8)}
-        found = self.arrays.get("maps")
+        y, found = compressed(y, self.arrays.get("maps"), self.section.coils)
         if found is None and self.maps == "espirit":
             found = espirit_maps(cropped(y, self.region), size, self.section.kernel, self.section.threshold)
         elif found is None and self.maps == "rough":
@@ -275,6 +276,9 @@ def choices(
             f"the centre of k-space is not measured ({region[0]}x{region[1]} samples): no maps and no phase from it",
             "give maps with --operator FILE and set scan.phase=none",
         )
+    if section.coils is not None and section.coils < coils:
+        notices.append(f"coils: {coils} compressed to {section.coils} virtual ones (scan.coils)")
+        coils = section.coils
     size = f"{region[0]}x{region[1]} samples at the centre"
     if maps == "espirit":
         notices.append(f"coil maps: estimated for {coils} coils by ESPIRiT from {size} (scan.maps)")

@@ -10,8 +10,9 @@ import torch
 from battery import check_operator, random_input, random_output
 from image_cases import make
 
-from recon.errors import ConfigError
+from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator, Operator, stack
+from recon.operators.masked import Masked
 
 SHAPE = (1, 8, 6)
 MASK = np.random.default_rng(3).integers(0, 2, SHAPE[1:]).astype(np.uint8)
@@ -50,6 +51,9 @@ CASES = {
     "sum, complex": lambda: mri(True) + mri(True, OTHER),
     "stacked": lambda: stack(blur(), box(), inpaint()),
     "stacked, complex": lambda: stack(mri(), mri(mask=OTHER)),
+    "masked": lambda: Masked(blur(), torch.from_numpy(MASK)),
+    "masked, masked": lambda: Masked(mri(True), torch.from_numpy(OTHER)),
+    "masked, stacked": lambda: Masked(stack(blur(), mri().H @ mri()), (torch.arange(96) % 3 > 0).float()),
     "adjoint": lambda: box().H,
     "adjoint, complex": lambda: mri().H,
     "nested": lambda: 2.0 * (stack(box(), blur()) @ (blur() + 0.5 * identity())),
@@ -155,6 +159,18 @@ def test_measured_counts_real_numbers():
     assert stack(blur(), box()).measured() == 60
     assert stack(mri(), mri(mask=OTHER)).measured() == 2 * (seen + other)
     assert mri().H.measured() == 48
+
+
+def test_a_mask_leaves_out_data():
+    op, x = Masked(blur(), torch.from_numpy(MASK)), torch.ones(2, *SHAPE)
+    torch.testing.assert_close(op.forward(x), torch.from_numpy(MASK) * blur().forward(x))
+    assert op.measured() == int(MASK.sum())
+    assert Masked(inpaint(), torch.from_numpy(OTHER)).measured() == int((MASK & OTHER).sum())
+    with pytest.raises(ConfigError, match=r"mask of shape \(8, 7\) does not fit"):
+        Masked(blur(), torch.ones(8, 7))
+    for bad in (torch.zeros(8, 6), torch.full((8, 6), 0.5)):
+        with pytest.raises(InputError, match=r"0 \(missing\)"):
+            Masked(blur(), bad)
 
 
 def test_only_what_can_be_differentiated_says_so():

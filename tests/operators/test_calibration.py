@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from recon.operators.calibration import (
     calibration_size,
+    compressed,
     cropped,
     fourier,
     image_phase,
@@ -132,3 +133,23 @@ def test_low_resolution_images_use_the_centre_alone():
     inside[8 - 3 : 8 + 3, 9 - 3 : 9 + 3] = 1
     np.testing.assert_allclose(low_resolution(k, (6, 6)), low_resolution(k * inside, (6, 6)))
     assert np.abs(low_resolution(k * (1 - inside), (6, 6))).max() < 1e-12
+
+
+def test_virtual_coils_hold_the_energy_and_keep_the_noise_white():
+    rng = np.random.default_rng(0)
+    sources = rng.normal(size=(2, 40, 30)) + 1j * rng.normal(size=(2, 40, 30))
+    mixing = rng.normal(size=(6, 2)) + 1j * rng.normal(size=(6, 2))
+    k = np.tensordot(mixing, sources, 1).astype(np.complex64)
+    maps = (rng.normal(size=(6, 5, 4)) + 1j * rng.normal(size=(6, 5, 4))).astype(np.complex64)
+    virtual, turned = compressed(k, maps, 2)
+    assert virtual.shape == (2, 40, 30) and turned.shape == (2, 5, 4)
+    assert np.linalg.norm(virtual) == pytest.approx(np.linalg.norm(k), rel=1e-5)
+    assert np.linalg.norm(virtual[0]) >= np.linalg.norm(virtual[1])
+    # one matrix with orthonormal rows mixes both
+    both = np.concatenate([k.reshape(6, -1), maps.reshape(6, -1)], 1)
+    found = np.concatenate([virtual.reshape(2, -1), turned.reshape(2, -1)], 1)
+    matrix = np.linalg.lstsq(both.T, found.T, rcond=None)[0].T
+    np.testing.assert_allclose(matrix @ both, found, atol=1e-3)
+    np.testing.assert_allclose(matrix @ matrix.conj().T, np.eye(2), atol=1e-5)
+    for count in (None, 6, 9):
+        assert compressed(k, maps, count) == (k, maps)

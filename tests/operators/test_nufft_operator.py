@@ -291,5 +291,4 @@ def test_finufft_agrees_with_gridding(shape):
     ours, theirs = (make(shape, arrays, backend=b, **settings) for b in ("gridding", "finufft"))
     x = torch.from_numpy(noise((3, 1, *shape))).to(torch.complex64)
     assert error(theirs.forward(x).numpy(), ours.forward(x).numpy()) < 1e-4
-    # its transforms are only as matched as they are accurate
-    check_operator(theirs, tol32=1e-5, tol64=1e-10)
+    check_operator(theirs, tol64=1e-10)

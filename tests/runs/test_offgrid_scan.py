@@ -114,6 +114,13 @@ def test_given_maps_are_used_and_slices_have_maps_of_their_own():
     np.testing.assert_allclose(np.abs(second.flip(0).numpy()), np.abs(first.numpy()), atol=1e-3)
 
 
+def test_coils_can_be_compressed():
+    found = resolve_input(measured(6), config(scan={"coils": 3}), None)
+    y, operator = found.item(1)
+    assert y.shape[1] == operator.out_shape[0] == 3
+    assert "coils: 6 compressed to 3 virtual ones (scan.coils)" in found.notices
+
+
 def test_a_complex_image_keeps_its_phase():
     found = resolve_input(measured(1), config(operator={"kind": "mri", "complex_image": True}), None)
     assert found.operator.in_dtype.is_complex and found.operator.kept_maps is None

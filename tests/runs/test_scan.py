@@ -173,6 +173,17 @@ def test_scans_that_say_too_little_are_refused(y, scan, settings, message):
     assert caught.value.hint and "\n" not in caught.value.message
 
 
+def test_coils_can_be_compressed(tmp_path):
+    path = scanned(tmp_path / "a.h5", 8, "full")
+    found, notices = run(path, tmp_path / "a.nii.gz", scan={"coils": 4})
+    assert error(found) < 0.12 and "coils: 8 compressed to 4 virtual ones (scan.coils)" in notices
+    resolved = resolve_input(read_measurement(path), config(scan={"coils": 4}), None)
+    y, operator = resolved.item(1)
+    assert y.shape[1] == operator.out_shape[0] == 4
+    given = OperatorSpec("mri", {}, (), {"maps": birdcage_maps(8, (48, 44))})
+    assert resolve_input(read_measurement(path), config(scan={"coils": 3}), given).item(0)[1].out_shape[0] == 3
+
+
 def test_settings_that_do_not_fit_are_refused(tmp_path):
     measured = read_measurement(scanned(tmp_path / "a.h5", 4))
     with pytest.raises(ConfigError, match="k-space has 4 coils"):
