@@ -21,6 +21,7 @@ from recon.operators.tomography import (
     check_source,
     checked_angles,
     drawn_angles,
+    interpolated_radius,
 )
 
 KIND = "ct-cone"
@@ -84,7 +85,7 @@ def _geometry(params: ConeParams, in_shape: tuple[int, ...], arrays: Arrays) -> 
     radius, half_height = params.pixel_size * math.hypot(*shape[1:]) / 2, params.slice_distance * shape[0] / 2
     source = params.source_distance or 4 * max(radius, half_height)
     detector = params.detector_distance or 1.5 * source
-    check_source(KIND, source, detector, radius)
+    check_source(KIND, source, detector, params.pixel_size * interpolated_radius(shape[1:]))
     row_pitch = params.row_pitch or params.slice_distance * detector / source
     column_pitch = params.column_pitch or params.pixel_size * detector / source
     up = half_height * detector / (source - radius) + abs(params.row_offset)

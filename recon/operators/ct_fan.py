@@ -22,6 +22,7 @@ from recon.operators.tomography import (
     check_source,
     checked_angles,
     drawn_angles,
+    interpolated_radius,
 )
 
 KIND = "ct-fan"
@@ -76,7 +77,7 @@ def _geometry(params: FanParams, in_shape: tuple[int, ...], arrays: Arrays) -> F
     radius = params.pixel_size * math.hypot(*shape) / 2
     source = params.source_distance or 4 * radius
     detector = params.detector_distance or 1.5 * source
-    check_source(KIND, source, detector, radius)
+    check_source(KIND, source, detector, params.pixel_size * interpolated_radius(shape))
     pitch = params.detector_pitch or params.pixel_size * detector / source
     half = math.asin(radius / source)
     reach = detector * (half if params.curved else math.tan(half)) + abs(params.detector_offset)

@@ -123,6 +123,11 @@ def checked_angles(kind: str, arrays: Arrays) -> np.ndarray:
     return angles
 
 
+def interpolated_radius(shape: tuple[int, int]) -> float:
+    """Return the radius, in pixels, beyond which the interpolated image is zero: half a pixel more on each side."""
+    return math.hypot(shape[0] + 1, shape[1] + 1) / 2
+
+
 def check_source(kind: str, source: float, detector: float, radius: float) -> None:
     """Raise ConfigError unless the source is outside the circle around the image, and the detector beyond the axis."""
     if source <= radius:

@@ -28,7 +28,7 @@ def parallel(draw):
 @st.composite
 def fans(draw):
     shape, size = (draw(st.integers(1, 40)), draw(st.integers(1, 40))), draw(st.floats(0.1, 3))
-    source = size * math.hypot(*shape) / 2 * draw(st.floats(1.05, 6))
+    source = size * math.hypot(shape[0] + 1, shape[1] + 1) / 2 * draw(st.floats(1.05, 6))
     return FanGeometry(
         shape,
         np.array(draw(angles), float),

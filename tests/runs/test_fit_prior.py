@@ -31,6 +31,7 @@ def test_the_defaults_leave_a_prior_as_it_is(tmp_path):
         "guidance": None,
         "guidance_mode": "cfg",
         "split": False,
+        "auxiliary": None,
     }
 
 
