@@ -1,10 +1,11 @@
 """Reconstruction quality of methods on shipped images, beside classical baselines.
 
-    python benchmarks/results.py run OUT.jsonl --suite brain --methods dds --samples 8
+    python benchmarks/results.py run OUT.jsonl --suite brain [--methods dds tv-oracle] [--samples 8]
     python benchmarks/results.py table OUT.jsonl [OUT2.jsonl ...]
-A line of OUT holds one (problem, method, image, slice): scores of a single sample (mean over samples), of the mean of
-all samples, the residual, network evaluations and seconds. A line that is there already is not computed again, so an
-interrupted run goes on where it stopped. `tv-oracle` is total variation with its best weight on the truth.
+Suites are in suites.toml. A line of OUT holds one (problem, method, image, slice): scores of a single sample (mean over
+samples), of the mean of all samples, the residual, network evaluations and seconds. A line that is there already is not
+computed again, so an interrupted run goes on where it stopped. `tv-oracle`, `wavelet-oracle` and `tikhonov-oracle` have
+the weight that is best on the truth: gains are over the best of them, image by image.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from recon.io.registry import read_volume
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
 from recon.priors.catalog import file_sha256, prior_path
-from recon.runs.demo import oracle_tv
 from recon.runs.execute import execute
 from recon.runs.methods import BASELINES
+from recon.runs.oracle import oracle_baseline
 from recon.runs.plan import make_plan
 from recon.runs.simulate import simulate
 
 SUITES = Path(__file__).with_name("suites.toml")
-ORACLE = "tv-oracle"
+ORACLE = "-oracle"
 KEYS = ("suite", "problem", "method", "image", "item", "samples", "settings")
 
 
@@ -51,8 +52,9 @@ def cases(suite: dict[str, Any], images: list[str]) -> Iterator[tuple[str, int, 
     for name in images or suite["images"]:
         with as_file(files("recon.sample_data") / name) as path:
             volume = read_volume(path)
-        for item in range(to_stack(volume).shape[0]):
-            yield name, item, take_item(volume, item)
+        count = to_stack(volume).shape[0]
+        for item in range(count):
+            yield name, item, take_item(volume, item) if count > 1 else volume
 
 
 def measure(problem: str, method: str, truth: Volume, resolved: Resolved, samples: int) -> dict[str, Any]:
@@ -62,8 +64,8 @@ def measure(problem: str, method: str, truth: Volume, resolved: Resolved, sample
     plan = make_plan(config, measurement)
     reference, protocol = to_stack(truth), find_protocol(config.metrics.protocol)
     start = time.monotonic()
-    if method == ORACLE:
-        image, weight = oracle_tv(plan, truth)
+    if method.endswith(ORACLE):
+        image, weight = oracle_baseline(plan, truth, method.removesuffix(ORACLE))
         mean, extra = image, {"weight": weight}
     else:
         outcome = execute(plan)
@@ -88,7 +90,7 @@ def _score(image: np.ndarray, reference: np.ndarray, protocol: Any, truth: Volum
 
 def configure(problem: str, method: str, samples: int, prior: str | None, sets: list[str]) -> Resolved:
     """Return the configuration of a pairing: the preset PROBLEM-METHOD, or the problem with the method's defaults."""
-    name, known = ("tv", []) if method == ORACLE else (method, sets)
+    name, known = (method.removesuffix(ORACLE), [] if method.endswith(ORACLE) else sets)
     flags = {"run.samples": samples, "prior.name": prior}
     return resolve(f"problems/{problem}", method=name, sets=known, flags=flags, environ={})
 
@@ -99,8 +101,8 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out)
     done = {tuple(row[k] for k in KEYS) for row in read_rows([out])} if out.is_file() else set()
     for problem in args.problems or suite["problems"]:
-        for method in args.methods:
-            samples = 1 if method == ORACLE or method in BASELINES else args.samples
+        for method in args.methods or suite["methods"]:
+            samples = 1 if method.removesuffix(ORACLE) in BASELINES else args.samples or suite["samples"]
             resolved = configure(problem, method, samples, args.prior or suite.get("prior"), args.set)
             for name, item, truth in cases(suite, args.images):
                 row = {"suite": args.suite, "problem": problem, "method": method, "image": name, "item": item}
@@ -131,18 +133,16 @@ def read_rows(paths: list[Path]) -> list[dict[str, Any]]:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Print a Markdown table: averages over the images of a suite, and the gain over oracle total variation."""
+    """Print a Markdown table: averages over the images of a suite, and the gain over the best oracle baseline."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in read_rows([Path(p) for p in args.files]):
         groups[row["suite"], row["problem"], row["method"], row["samples"], row["settings"], *row["set"]].append(row)
-    oracle = {
-        (row["suite"], row["problem"], row["image"], row["item"]): row["psnr"]
-        for rows in groups.values()
-        for row in rows
-        if row["method"] == ORACLE and "psnr" in row
-    }
+    oracle: dict[tuple[Any, ...], float] = {}
+    for row in (row for rows in groups.values() for row in rows):
+        if row["method"].endswith(ORACLE) and "psnr" in row:
+            oracle[_case(row)] = max(row["psnr"], oracle.get(_case(row), -math.inf))
     head = ("suite", "problem", "method", "images", "PSNR of one", "PSNR of the mean", "SSIM")
-    head += ("one - oracle TV", "mean - oracle TV", "residual", "NFE", "s")
+    head += ("one - oracle", "mean - oracle", "residual", "NFE", "s")
     print(f"| {' | '.join(head)} |\n|" + "---|" * len(head))
     for (suite, problem, method, samples, _, *sets), rows in groups.items():
         good = [r for r in rows if "psnr" in r]
@@ -150,7 +150,7 @@ def table(args: argparse.Namespace) -> None:
         if not good:
             print(f"| {suite} | {problem} | {label} | {rows[0].get('error', '')} |" + " |" * 8)
             continue
-        base = [oracle.get((r["suite"], r["problem"], r["image"], r["item"]), math.nan) for r in good]
+        base = [oracle.get(_case(r), math.nan) for r in good]
         mean = np.mean([r["psnr"] for r in good])
         one = np.mean([r.get("single_psnr", math.nan) for r in good])
         cells = [suite, problem, f"{label} ({samples})" if samples > 1 else label, str(len(good))]
@@ -159,6 +159,10 @@ def table(args: argparse.Namespace) -> None:
         cells += [_number(np.mean([r.get("residual", math.nan) for r in good]))]
         cells += [str(good[0].get("nfe", "")), _number(np.median([r["seconds_per_sample"] for r in good]), 1)]
         print("| " + " | ".join(cells) + " |")
+
+
+def _case(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("suite", "problem", "image", "item"))
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -173,9 +177,9 @@ def main() -> None:
     measured.add_argument("out")
     measured.add_argument("--suite", default="brain", choices=list(tomllib.loads(SUITES.read_text())))
     measured.add_argument("--problems", nargs="*", help="default: the suite's")
-    measured.add_argument("--methods", nargs="+", default=[ORACLE, "dds"])
+    measured.add_argument("--methods", nargs="+", help="default: the suite's")
     measured.add_argument("--images", nargs="*", help="default: the suite's")
-    measured.add_argument("--samples", type=int, default=8)
+    measured.add_argument("--samples", type=int, help="default: the suite's")
     measured.add_argument("--prior", help="name or weight file, in place of the preset's")
     measured.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     measured.set_defaults(action=run)

@@ -27,6 +27,7 @@ TEST_AXIAL = (60, 75, 90, 105)  # of the test subject
 TEST_SAGITTAL = (70, 90)
 TUNING_AXIAL = (90, 120)  # of the training subject, whose second axis points down
 PNG_SIDE = 256
+TUNING_SIDE = 128
 FASHION_TEST = range(8)
 FASHION_TUNING = (11, 222, 3333, 4444)
 IDX_HEADER, IDX_SIDE, BORDER = 16, 28, 2
@@ -40,6 +41,7 @@ def main(folder: Path) -> None:
     brain_tuning(next(folder.rglob("filestore/db/S1/anatomicals/raw.nii.gz")))
     ct_slice(next(folder.rglob("tests/data/rle.dcm")))
     photographs()
+    tuning_photographs(next(folder.rglob("sklearn/datasets/images/china.jpg")))
     clothes(next(folder.rglob("fashion-mnist/t10k-images-idx3-ubyte.gz")), FASHION_TEST, "fashion_test.tiff")
     clothes(next(folder.rglob("fashion-mnist/train-images-idx3-ubyte.gz")), FASHION_TUNING, "fashion_tuning.tiff")
     names = sorted(p.name for p in HERE.iterdir() if p.name.endswith((".nii.gz", ".png", ".tiff")))
@@ -100,10 +102,25 @@ def ct_slice(source: Path) -> None:
 
 
 def photographs() -> None:
-    """Two test photographs of scikit-image, reduced to 256 pixels a side."""
-    for name in ("camera", "astronaut"):
-        full = Image.fromarray(getattr(skimage.data, name)())
-        full.resize((PNG_SIDE, PNG_SIDE), Image.Resampling.BOX).save(HERE / f"{name}.png", optimize=True)
+    """Three test photographs of scikit-image, their central squares reduced to 256 pixels a side."""
+    for name in ("camera", "astronaut", "chelsea"):
+        _save_photograph(_central(getattr(skimage.data, name)()), PNG_SIDE, f"{name}.png")
+
+
+def tuning_photographs(china: Path) -> None:
+    """Two photographs that `photo` was trained on, to choose settings on: central squares, reduced to a half."""
+    for name, image in (("coffee", skimage.data.coffee()), ("china", np.asarray(Image.open(china)))):
+        _save_photograph(_central(image, 2 * TUNING_SIDE), TUNING_SIDE, f"{name}_tuning.png")
+
+
+def _central(image: np.ndarray, side: int | None = None) -> np.ndarray:
+    side = side or min(image.shape[:2])
+    y, x = ((n - side) // 2 for n in image.shape[:2])
+    return image[y : y + side, x : x + side]
+
+
+def _save_photograph(image: np.ndarray, side: int, name: str) -> None:
+    Image.fromarray(image).resize((side, side), Image.Resampling.BOX).save(HERE / name, optimize=True)
 
 
 def clothes(source: Path, indices: Iterable[int], name: str) -> None:

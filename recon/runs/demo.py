@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from recon.baselines.oracle import oracle_weight
-from recon.baselines.tv import TotalVariation
 from recon.config.schema import Config, MethodSection
 from recon.data import Measurement, Volume, from_stack, to_stack
 from recon.io.atomic import check_writable, write_bytes
@@ -20,16 +17,14 @@ from recon.io.registry import read_volume, write_measurement, write_volume
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
 from recon.runs.execute import execute
+from recon.runs.oracle import oracle_baseline
 from recon.runs.outputs import output_names
-from recon.runs.plan import Plan, make_plan
-from recon.runs.problem import scale_problem
+from recon.runs.plan import make_plan
 from recon.runs.reconstruct import OnProgress, RunRequest, reconstruct
 from recon.runs.simulate import simulate
 from recon.views.comparison import Compared, comparison_png
 
 SAMPLE = "brain_slice.nii.gz"
-# weights relative to the image's range; the oracle refines and extends this grid
-TV_WEIGHTS = (3e-4, 1e-3, 3e-3, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -118,27 +113,9 @@ def baselines(config: Config, measurement: Measurement, truth: Volume) -> tuple[
     direct = "fbp" if config.operator.kind == "ct" else "adjoint"
     plan = make_plan(_with_method(config, direct), measurement)
     shown = execute(plan).mean
-    tv, weight = oracle_tv(plan, truth)
+    tv, weight = oracle_baseline(plan, truth)
     timed = make_plan(_with_method(config, "tv", weight=weight), measurement)
     return shown, tv, execute(timed).seconds
-
-
-def oracle_tv(plan: Plan, truth: Volume) -> tuple[np.ndarray, float]:
-    """Return total variation at the weight that is best on the truth, (N, C, Y, X) in image units, and that weight.
-
-    plan: of any classical method.  The weight is that of the last item, in the problem's units.
-    """
-    a, b = plan.window.affine(plan.value_range)
-    reference = to_stack(truth)
-    images, weight = [], 0.0
-    for i, image in enumerate(reference):
-        y, operator = plan.input.item(i)
-        scaled = scale_problem(operator, torch.from_numpy(y), plan.input.noise, a, b, norm=plan.norm)
-        target = torch.from_numpy((image[None] - b) / a).to(plan.operator.in_dtype)
-        best = oracle_weight(TotalVariation, scaled.problem, target, TV_WEIGHTS)
-        images.append((a * best.result.samples[0] + b).numpy())
-        weight = best.weight
-    return np.stack(images), weight
 
 
 def _truth(file: Path | None) -> Volume:
