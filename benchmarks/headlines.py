@@ -14,7 +14,6 @@ settings of the contestant labelled L. Contestants take turns on each image, so 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -29,13 +28,13 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+from results import digest
 
 from recon.config.resolve import Resolved, resolve
 from recon.data import Volume, take_item, to_stack
 from recon.io.registry import read_volume
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
-from recon.priors.catalog import file_sha256, prior_path
 from recon.runs.execute import Outcome, execute
 from recon.runs.plan import Plan, make_plan
 from recon.runs.simulate import simulate
@@ -149,13 +148,6 @@ def sample_scores(plan: Plan, outcome: Outcome, truth: Volume) -> list[float]:
     """Return each sample's PSNR under the problem's protocol."""
     protocol, reference = find_protocol(plan.config.metrics.protocol), to_stack(truth)
     return [float(evaluate(s, reference, protocol, truth.geometry.value_range)["psnr"]) for s in outcome.samples]
-
-
-def digest(resolved: Resolved) -> str:
-    """Return a short hash of the configuration and of the weights."""
-    config = resolved.config
-    content = json.dumps(config.model_dump(mode="json"), sort_keys=True) + file_sha256(prior_path(config.prior.name))
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def run(args: argparse.Namespace) -> None:

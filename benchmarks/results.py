@@ -96,9 +96,8 @@ def configure(problem: str, method: str, samples: int, prior: str | None, sets: 
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure everything that OUT does not hold yet."""
-    suite = tomllib.loads(SUITES.read_text())[args.suite]
-    out = Path(args.out)
+    """Measure everything of a suite that OUT does not hold yet."""
+    suite, out = tomllib.loads(SUITES.read_text())[args.suite], Path(args.out)
     done = {tuple(row[k] for k in KEYS) for row in read_rows([out])} if out.is_file() else set()
     for problem in args.problems or suite["problems"]:
         for method in args.methods or suite["methods"]:
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
             resolved = configure(problem, method, samples, args.prior or suite.get("prior"), args.set)
             for name, item, truth in cases(suite, args.images):
                 row = {"suite": args.suite, "problem": problem, "method": method, "image": name, "item": item}
-                row |= {"samples": samples, "settings": _digest(resolved)}
+                row |= {"samples": samples, "settings": digest(resolved)}
                 if tuple(row[k] for k in KEYS) in done:
                     continue
                 try:
@@ -119,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
                 print(json.dumps(row), file=sys.stderr, flush=True)
 
 
-def _digest(resolved: Resolved) -> str:
+def digest(resolved: Resolved) -> str:
     """Return a short hash of everything that determines the result, the weights included."""
     config = resolved.config
     weights = "" if config.method.name in BASELINES else file_sha256(prior_path(config.prior.name))
@@ -132,15 +131,22 @@ def read_rows(paths: list[Path]) -> list[dict[str, Any]]:
     return [json.loads(line) for path in paths for line in path.read_text().splitlines() if line.strip()]
 
 
+def grouped(
+    rows: list[dict[str, Any]],
+) -> tuple[dict[tuple[Any, ...], list[dict[str, Any]]], dict[tuple[Any, ...], float]]:
+    """Return rows by (suite, problem, method, samples, settings, ...), and each case's best oracle baseline in dB."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    oracle: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        groups[row["suite"], row["problem"], row["method"], row["samples"], row["settings"], *row["set"]].append(row)
+        if row["method"].endswith(ORACLE) and "psnr" in row:
+            oracle[case_of(row)] = max(row["psnr"], oracle.get(case_of(row), -math.inf))
+    return groups, oracle
+
+
 def table(args: argparse.Namespace) -> None:
     """Print a Markdown table: averages over the images of a suite, and the gain over the best oracle baseline."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in read_rows([Path(p) for p in args.files]):
-        groups[row["suite"], row["problem"], row["method"], row["samples"], row["settings"], *row["set"]].append(row)
-    oracle: dict[tuple[Any, ...], float] = {}
-    for row in (row for rows in groups.values() for row in rows):
-        if row["method"].endswith(ORACLE) and "psnr" in row:
-            oracle[_case(row)] = max(row["psnr"], oracle.get(_case(row), -math.inf))
+    groups, oracle = grouped(read_rows([Path(p) for p in args.files]))
     head = ("suite", "problem", "method", "images", "PSNR of one", "PSNR of the mean", "SSIM")
     head += ("one - oracle", "mean - oracle", "residual", "NFE", "s")
     print(f"| {' | '.join(head)} |\n|" + "---|" * len(head))
@@ -150,22 +156,24 @@ def table(args: argparse.Namespace) -> None:
         if not good:
             print(f"| {suite} | {problem} | {label} | {rows[0].get('error', '')} |" + " |" * 8)
             continue
-        base = [oracle.get(_case(r), math.nan) for r in good]
+        base = [oracle.get(case_of(r), math.nan) for r in good]
         mean = np.mean([r["psnr"] for r in good])
         one = np.mean([r.get("single_psnr", math.nan) for r in good])
         cells = [suite, problem, f"{label} ({samples})" if samples > 1 else label, str(len(good))]
-        cells += [_number(one), _number(mean), _number(np.mean([r["ssim"] for r in good]), 3)]
-        cells += [_number(one - np.mean(base)), _number(mean - np.mean(base))]
-        cells += [_number(np.mean([r.get("residual", math.nan) for r in good]))]
-        cells += [str(good[0].get("nfe", "")), _number(np.median([r["seconds_per_sample"] for r in good]), 1)]
+        cells += [number(one), number(mean), number(np.mean([r["ssim"] for r in good]), 3)]
+        cells += [number(one - np.mean(base)), number(mean - np.mean(base))]
+        cells += [number(np.mean([r.get("residual", math.nan) for r in good]))]
+        cells += [str(good[0].get("nfe", "")), number(np.median([r["seconds_per_sample"] for r in good]), 1)]
         print("| " + " | ".join(cells) + " |")
 
 
-def _case(row: dict[str, Any]) -> tuple[Any, ...]:
+def case_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what names the image and problem of a row."""
     return tuple(row[key] for key in ("suite", "problem", "image", "item"))
 
 
-def _number(value: float, digits: int = 2) -> str:
+def number(value: float, digits: int = 2) -> str:
+    """Return a table's cell; empty where there is nothing to say."""
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
