@@ -157,7 +157,7 @@ class NetworkConfig(_Strict):
 class OptimiserConfig(_Strict):
     """AdamW with warm-up and inverse-square-root decay, so that a training can always go on.
 
-    lr(step) = lr min(1, (step+1)/warmup) / sqrt(max(step/decay_after, 1))
+    lr(step) = lr min(1, (step+1)/warmup) / sqrt(max(step/decay_after, 1)), times the training's cooldown
     """
 
     lr: float = Field(default=1e-3, gt=0)
@@ -169,13 +169,18 @@ class OptimiserConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """Everything that determines a training, apart from how long it runs."""
+    """Everything that determines a training.
+
+    steps: where it ends.  cooldown: steps before the end over which the learning rate falls linearly to 0. A training
+    that was started with other values of these two goes on with the new ones.
+    """
 
     name: str
     description: str
     crop: int = 96
     batch: int = 8
     steps: int = Field(default=100_000, gt=0)
+    cooldown: int = Field(default=0, ge=0)
     seed: int = 0
     sigma_data: float = 0.5
     sigma_min: float = 0.002

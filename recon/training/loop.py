@@ -69,6 +69,7 @@ def train(
 ) -> Iterator[TrainState]:
     """Train in place up to step `until` or for `max_seconds`; yield whenever a checkpoint is due and at the end.
 
+    until: the learning rate falls to 0 over the `cooldown` steps before it.
     crop: rng -> (C, Y, X) float32. Data and noise of a step depend on (seed, step) alone, so a resumed training
     goes on with the crops that it would have seen. Raises NumericalError if the loss is not finite.
     """
@@ -76,7 +77,7 @@ def train(
     losses: list[float] = []
     last_step = start
     while state.step < until and (max_seconds is None or time.monotonic() - start < max_seconds):
-        losses.append(_step(config, state, crop))
+        losses.append(_step(config, state, crop, until))
         state.seconds += min(time.monotonic() - last_step, PAUSE)
         last_step = time.monotonic()
         if state.step % config.log_every == 0:
@@ -97,7 +98,7 @@ def train(
     yield state
 
 
-def _step(config: TrainConfig, state: TrainState, crop: CropSource) -> float:
+def _step(config: TrainConfig, state: TrainState, crop: CropSource, until: int) -> float:
     rng = np.random.default_rng([config.seed, state.step])
     x0 = torch.from_numpy(np.stack([crop(rng) for _ in range(config.batch)])).contiguous(
         memory_format=torch.channels_last
@@ -108,7 +109,7 @@ def _step(config: TrainConfig, state: TrainState, crop: CropSource) -> float:
     noisy = x0 + per_item(sigma, x0) * torch.randn(x0.shape, generator=generator)
     weight = (sigma**2 + config.sigma_data**2) / (sigma * config.sigma_data) ** 2
     for group in state.optimiser.param_groups:
-        group["lr"] = _learning_rate(config, state.step)
+        group["lr"] = learning_rate(config, state.step, until)
     error = preconditioned(state.network, noisy, sigma, config.sigma_data) - x0
     loss = (per_item(weight, x0) * error**2).mean()
     if not torch.isfinite(loss):
@@ -126,9 +127,14 @@ def _step(config: TrainConfig, state: TrainState, crop: CropSource) -> float:
     return float(loss.detach())
 
 
-def _learning_rate(config: TrainConfig, step: int) -> float:
+def learning_rate(config: TrainConfig, step: int, until: int) -> float:
+    """Return the learning rate of a step of a training that ends before step `until`.
+
+    lr min(1, (step + 1)/warmup) / sqrt(max(step/decay_after, 1)) * min(1, (until - step)/cooldown)
+    """
     opt = config.optimiser
-    return opt.lr * min(1.0, (step + 1) / opt.warmup) / max(step / opt.decay_after, 1.0) ** 0.5
+    rate = opt.lr * min(1.0, (step + 1) / opt.warmup) / max(step / opt.decay_after, 1.0) ** 0.5
+    return rate * min(1.0, (until - step) / config.cooldown) if config.cooldown else rate
 
 
 def _copy(network: UNet) -> dict[str, Tensor]:
@@ -160,14 +166,14 @@ def _differences(config: TrainConfig, stored: dict[str, Any]) -> list[str]:
         theirs = TrainConfig.model_validate(stored).model_dump(mode="json")
     except ValidationError as err:
         return sorted({str(part["loc"][0]) for part in err.errors()})
-    free = ("steps", "checkpoint_seconds", "log_every")
+    free = ("steps", "cooldown", "checkpoint_seconds", "log_every")
     return [k for k in ours if k not in free and ours[k] != theirs[k]]
 
 
 def load_state(folder: Path, config: TrainConfig) -> TrainState:
     """Read a state written by `save_state`.
 
-    Raises ConfigError if it belongs to another network or configuration (the number of steps may differ).
+    Raises ConfigError if it belongs to another network or configuration (steps and cooldown may differ).
     """
     from safetensors import safe_open
 

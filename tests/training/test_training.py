@@ -19,7 +19,7 @@ from recon.priors.store import load_prior
 from recon.runs.training import TrainRequest, export_prior, read_train_config, report_on_test, run_training
 from recon.training.config import TrainConfig
 from recon.training.intensity import foreground_quantile
-from recon.training.loop import load_state, new_state, save_state, train
+from recon.training.loop import learning_rate, load_state, new_state, save_state, train
 from recon.training.slices import prepare_volume, random_crop
 
 TINY = {
@@ -73,6 +73,22 @@ def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     for a, b in pairs:
         for key in a:
             assert torch.equal(a[key], b[key]), key
+
+
+def test_the_learning_rate_warms_up_decays_and_falls_to_zero_in_the_cooldown():
+    settings = config(cooldown=100, optimiser={"lr": 0.8, "warmup": 10, "decay_after": 100})
+    rates = [learning_rate(settings, step, 500) for step in (0, 9, 100, 400, 450, 499)]
+    assert rates == pytest.approx([0.08, 0.8, 0.8, 0.4, 0.2 / 4.5**0.5 * 2, 0.008 / 4.99**0.5])
+    assert learning_rate(config(optimiser={"lr": 0.8, "decay_after": 100}), 400, 401) == pytest.approx(0.4)
+
+
+def test_a_training_goes_on_with_another_end_and_cooldown(tmp_path):
+    half = finish(config(), new_state(config()), 3)
+    save_state(tmp_path, config(), half)
+    longer = config(steps=8, cooldown=4)
+    resumed = finish(longer, load_state(tmp_path, longer), 8)
+    assert resumed.step == 8
+    assert [group["lr"] for group in resumed.optimiser.param_groups] == [learning_rate(longer, 7, 8)]
 
 
 def test_training_learns_and_averages_lag():
