@@ -146,9 +146,10 @@ def _projectors(devices: list[str]) -> list[Fact]:
     import torch
 
     from recon.errors import ReconError
-    from recon.kernels.dispatch import choose
+    from recon.kernels.dispatch import choose, unavailable
 
-    facts = []
+    without = unavailable("triton", torch.device(devices[-1]))
+    facts = [Fact("triton", "not used" if without else "used on a GPU", hint=without)]
     for device in devices:
         try:
             choice = choose(torch.device(device))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import Axes, Json
 from .output import print_facts, print_json, text_of
 from .streams import read_source
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def info(
@@ -19,12 +23,18 @@ def info(
     """Describe a file: format, shape, axes, units, range of values; of a measurement also its operator and noise."""
     from recon.io.describe import describe
 
-    facts = describe(read_source(source), axes)
+    facts = describe(read_source(source), axes, _checkpoint)
     if json:
         print_json(facts)
     else:
         # the header of the file's own format is for programs
         print_facts({name: _lines(value) for name, value in facts.items() if name != "meta"})
+
+
+def _checkpoint(path: Path) -> np.ndarray:
+    from recon.runs.operator_files import checkpoint_array
+
+    return checkpoint_array(path)
 
 
 def _lines(value: Any) -> Any:

@@ -34,8 +34,8 @@ def simulate(
     from recon.config.resolve import resolve
     from recon.errors import UsageError
     from recon.io.atomic import check_writable
-    from recon.io.operator_file import read_operator_file
     from recon.io.registry import read_volume, write_measurement
+    from recon.runs.operator_files import load_operator
     from recon.runs.simulate import simulate as make_measurement
 
     if output == "-" and json:
@@ -44,7 +44,7 @@ def simulate(
     if output != "-":
         check_writable([Path(output)], force)
     volume = read_volume(read_source(truth), axes=axes)
-    spec = read_operator_file(operator) if operator is not None else None
+    spec = load_operator(operator) if operator is not None else None
     measurement = make_measurement(volume, resolved.config, index, spec)
     facts = {
         "status": "ok",

@@ -20,6 +20,8 @@ import skimage
 import tifffile
 from PIL import Image
 
+from recon.training.phantoms import WATER_TOP, random_phantom, reduced
+
 HERE = Path(__file__).parent
 TEMPLATES = "usr/share/mricron/templates"
 AXIAL = 90
@@ -30,6 +32,9 @@ PNG_SIDE = 256
 TUNING_SIDE = 128
 FASHION_TEST = range(8)
 FASHION_TUNING = (11, 222, 3333, 4444)
+# seeds: a training's are (its seed, step)
+PHANTOM_TEST = [(0x7E57, k) for k in range(4)]
+PHANTOM_TUNING = [(0x7E58, k) for k in range(4)]
 IDX_HEADER, IDX_SIDE, BORDER = 16, 28, 2
 
 
@@ -40,6 +45,7 @@ def main(folder: Path) -> None:
     brain_test(next(folder.rglob(f"{TEMPLATES}/ch2.nii.gz")))
     brain_tuning(next(folder.rglob("filestore/db/S1/anatomicals/raw.nii.gz")))
     ct_slice(next(folder.rglob("tests/data/rle.dcm")))
+    phantoms()
     photographs()
     tuning_photographs(next(folder.rglob("sklearn/datasets/images/china.jpg")))
     clothes(next(folder.rglob("fashion-mnist/t10k-images-idx3-ubyte.gz")), FASHION_TEST, "fashion_test.tiff")
@@ -99,6 +105,22 @@ def ct_slice(source: Path) -> None:
     image = nib.Nifti1Image(hounsfield.T[:, :, None].astype(np.int16), np.diag([-dx, -dy, 1.0, 1.0]))
     image.header.set_xyzt_units("mm")
     save_nifti(image, "ct_slice.nii.gz")
+
+
+def phantoms() -> None:
+    """The CT slice averaged to 256 pixels, and phantoms that no training draws, in Hounsfield units from -1000."""
+    real = np.asanyarray(nib.load(HERE / "ct_slice.nii.gz").dataobj)[:, :, 0]
+    _save_hounsfield([reduced(np.maximum(real, -1000), PNG_SIDE)], "ct_test.nii.gz")
+    for name, side, stream in (("test", PNG_SIDE, PHANTOM_TEST), ("tuning", TUNING_SIDE, PHANTOM_TUNING)):
+        drawn = [random_phantom(side, np.random.default_rng(seed)) for seed in stream]
+        _save_hounsfield([1000 * (WATER_TOP * (u + 1) / 2 - 1) for u in drawn], f"phantom_{name}.nii.gz")
+
+
+def _save_hounsfield(slices: list[np.ndarray], name: str) -> None:
+    """Write slices (X, Y) side by side along the third axis."""
+    image = nib.Nifti1Image(np.stack(slices, axis=-1).round().astype(np.int16), np.eye(4))
+    image.header.set_xyzt_units("mm")
+    save_nifti(image, name)
 
 
 def photographs() -> None:

@@ -13,7 +13,7 @@ from recon.io import hdf5, measurement, npy, npz
 from recon.io.arrays import ArrayFile, choose, is_measurement, plain, read_image
 from recon.io.axes import Axes, parse_axes, plain_geometry
 from recon.io.catalog import HDF5_LAYOUTS
-from recon.io.operator_file import CSR, read_operator_file
+from recon.io.operator_file import CSR, ReadCheckpoint, read_operator_file
 from recon.io.registry import holds_measurement, is_array_name, read_volume, scanned
 from recon.io.sniffing import sniff_source
 from recon.io.source import Input, open_source
@@ -21,11 +21,12 @@ from recon.io.source import Input, open_source
 Facts = dict[str, Any]
 
 
-def describe(source: Input, axes: Axes = None) -> Facts:
+def describe(source: Input, axes: Axes = None, read_checkpoint: ReadCheckpoint | None = None) -> Facts:
     """Return the facts of a file: format, kind (image, measurement, array, arrays, operator), shape, axes, values.
 
     Keys that do not apply are absent; unknown facts are None. Values that are not finite are counted, not refused;
-    minimum and maximum are of the finite ones, of the magnitude where they are complex.
+    minimum and maximum are of the finite ones, of the magnitude where they are complex. read_checkpoint: of an operator
+    file's arrays, see `recon.io.operator_file`.
     Raises InputError for files that cannot be read.
     """
     named = parse_axes(axes)
@@ -46,7 +47,7 @@ def describe(source: Input, axes: Axes = None) -> Facts:
             measured = scanned(opened) if named is None and holds_measurement(source) else None
             found = None if measured is None else _measurement(measured)
     if found is None:
-        found = _operator(read_operator_file(source)) if form in ("toml", "npz", "hdf5") else _image(source, named)
+        found = _of_operator(source, form, read_checkpoint) or _image(source, named)
     strict: Facts = _strict(facts | found)
     return strict
 
@@ -97,6 +98,10 @@ def _measurement(found: Measurement) -> Facts:
     if found.scan is not None:
         facts["scan"] = {k: v for k, v in vars(found.scan).items() if v not in (None, ())}
     return facts
+
+
+def _of_operator(source: Input, form: str, read_checkpoint: ReadCheckpoint | None) -> Facts | None:
+    return _operator(read_operator_file(source, read_checkpoint)) if form in ("toml", "npz", "hdf5") else None
 
 
 def _operator(spec: OperatorSpec) -> Facts:

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,22 @@ from recon.io.source import Input, Source, open_source, require_finite
 _KEYS = ("kind", "in_shape", "params", "arrays")
 CSR = ("data", "indices", "indptr")
 _MAX_TOML = 2**20
+_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 Arrays = dict[str, np.ndarray]
+ReadCheckpoint = Callable[[Path], np.ndarray]
 
 
-def read_operator_file(source: Input) -> OperatorSpec:
+def read_operator_file(source: Input, read_checkpoint: ReadCheckpoint | None = None) -> OperatorSpec:
     """Return the operator that a file describes; `in_shape` is () where the file does not give it.
 
     source: a path, or the bytes of a file (paths of arrays are then relative to the working folder).
+    read_checkpoint: what reads the weights of a network that is named as an array; None: they are refused.
     Raises InputError for files that are damaged or hostile, lack a key, or whose matrix does not fit `in_shape`.
     """
     with open_source(source) as opened:
         form = "toml" if opened.name.lower().endswith(".toml") or _is_text(opened) else sniff_source(opened)
         if form == "toml":
-            spec = _read_toml(opened)
+            spec = _read_toml(opened, read_checkpoint)
         elif form == "npz":
             with npz.open_npz(opened) as archive:
                 spec = _read_matrix(archive, opened)
@@ -73,7 +77,7 @@ def _is_text(source: Source) -> bool:
     return head.isascii() and b"\0" not in head and b"=" in head
 
 
-def _read_toml(source: Source) -> OperatorSpec:
+def _read_toml(source: Source, read_checkpoint: ReadCheckpoint | None) -> OperatorSpec:
     name = source.name
     if source.size > _MAX_TOML:
         raise InputError(
@@ -102,7 +106,11 @@ def _read_toml(source: Source) -> OperatorSpec:
     for key, value in files.items():
         if not isinstance(value, str):
             raise InputError(f"{name}: array '{key}' is not the path of a file", f'write {key} = "file.npy"')
-        arrays |= _load(key, os.fspath(folder / value), kind, in_shape)
+        path = folder / value
+        if path.suffix.lower() in _CHECKPOINTS and read_checkpoint is not None:
+            arrays[key] = read_checkpoint(path)
+        else:
+            arrays |= _load(key, os.fspath(path), kind, in_shape)
     return OperatorSpec(kind, params, in_shape, arrays)
 
 

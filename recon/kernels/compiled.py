@@ -22,7 +22,7 @@ from recon.errors import ResourceError
 from recon.kernels.projector import Projector
 from recon.kernels.rays import ConeRays, Rays
 
-ABI = 1
+ABI = 2
 STEM = "_projectors"
 CLOSEST, WIDEST = 1.0, 2.0  # pitch of parallel rays that the gathering transpose handles
 
@@ -51,6 +51,24 @@ def library() -> Library:
         return Library(None, reason="the compiled kernels are of another version: install recon again")
     handle.recon_instructions.restype = ctypes.c_char_p
     return Library(handle, handle.recon_instructions().decode())
+
+
+def call(name: str, *arguments: Any) -> int:
+    """Call a function of the library with as many threads as torch; return what it returns, 0 where all went well.
+
+    Tensors go as the address of their memory, which they must fill without gaps; floats as double, integers as long,
+    None as a null pointer.
+    """
+    function = getattr(library().handle, name)
+    return int(function(*map(_argument, arguments), max(1, torch.get_num_threads())))
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    return ctypes.c_long(value) if isinstance(value, int) else value
 
 
 class _Rays(ctypes.Structure):

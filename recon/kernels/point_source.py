@@ -24,6 +24,7 @@ from recon.kernels.parallel import directions
 from recon.kernels.scans import ConeGeometry, FanGeometry
 
 TAPER = 10.0  # degrees over which the weight of the ends of an arc falls to zero
+CONE_BLOCK = {"cpu": 2**17, "gpu": 2**23}  # interpolated values held at once, of a cone
 
 
 def fan_backprojection(sinogram: Tensor, geometry: FanGeometry) -> Tensor:
@@ -54,25 +55,38 @@ def fan_backprojection(sinogram: Tensor, geometry: FanGeometry) -> Tensor:
 
 
 def cone_backprojection(data: Tensor, geometry: ConeGeometry) -> Tensor:
-    """Return the volume of line integrals: (B, views, rows, columns) -> (B, Z, Y, X), in values per mm."""
+    """Return the volume of line integrals: (B, views, rows, columns) -> (B, Z, Y, X), in values per mm.
+
+    Each voxel takes the bilinear interpolation of every filtered view where its centre is seen. The adjoint of the
+    projector would do with fewer operations, but its weights are even only where rays are as dense as voxels.
+    """
     fan, (rows, columns) = geometry.fan(), geometry.detectors
-    filtered = _filtered(data, fan, geometry.row_axis())
-    y, x = _pixel_axes(fan.shape, fan.pixel_size)
+    images = _filtered(data, fan, geometry.row_axis()).transpose(0, 1)
+    (y, x), (cos, sin) = _pixel_axes(fan.shape, fan.pixel_size), directions(geometry.angles)
     z = (np.arange(geometry.shape[0]) - (geometry.shape[0] - 1) / 2) * geometry.slice_distance
-    volume = data.new_zeros(data.shape[0], *geometry.shape)
-    for view, (cos, sin) in enumerate(zip(*directions(geometry.angles), strict=True)):
-        across, along = _seen(x, y[:, None], cos, sin, geometry.source_distance)
+    heights, plane = torch.from_numpy(z).to(data)[:, None], y.size * x.size
+    # one view a thread, and as many slices as a processor's cache holds; the sums' order is that of the views
+    together = max(4, torch.get_num_threads())
+    slices = max(1, CONE_BLOCK["cpu" if data.device.type == "cpu" else "gpu"] // (together * plane))
+    volume = data.new_zeros(data.shape[0], z.size, plane)
+    middle = data.new_tensor((1 - 2 * geometry.row_axis()[0] / geometry.pitch[0]) / rows - 1)
+    for first in range(0, len(cos), together):
+        block = slice(first, first + together)
+        across, along = _seen(x, y[:, None], cos[block, None, None], sin[block, None, None], geometry.source_distance)
         scale = geometry.detector_distance / along
-        column = (across * scale - fan.detector_axis()[0]) / fan.pitch
-        row = (z[:, None, None] * scale - geometry.row_axis()[0]) / geometry.pitch[0]
         # grid_sample counts from -1 to 1 between the outer edges of the first and the last detector
-        column = np.broadcast_to((2 * column + 1) / columns - 1, row.shape)
-        grid = torch.from_numpy(np.stack([column, (2 * row + 1) / rows - 1], axis=-1)).to(filtered)
-        grid = grid.reshape(1, -1, 1, 2).expand(data.shape[0], -1, -1, -1)
-        values = torch.nn.functional.grid_sample(filtered[:, view, None], grid, align_corners=False)
-        gain = torch.from_numpy((geometry.source_distance / along) ** 2).to(filtered)
-        volume += gain * values.reshape(volume.shape)
-    return volume
+        column = (2 * (across * scale - fan.detector_axis()[0]) / fan.pitch + 1) / columns - 1
+        seen = (column, 2 * scale / (geometry.pitch[0] * rows), (geometry.source_distance / along) ** 2)
+        column, rise, gain = (torch.from_numpy(part).to(data).reshape(-1, 1, plane) for part in seen)
+        grid = data.new_empty(len(column), slices, plane, 2)
+        grid[..., 0] = column
+        for low in range(0, z.size, slices):
+            part = grid[:, : z.size - low]
+            part[..., 1] = torch.addcmul(middle, rise, heights[low : low + slices])
+            values = torch.nn.functional.grid_sample(images[block], part, align_corners=False)
+            for value, weight in zip(values, gain, strict=True):
+                volume[:, low : low + slices].addcmul_(value, weight)
+    return volume.reshape(data.shape[0], *geometry.shape)
 
 
 def redundancy(degrees: np.ndarray, fan_angles: np.ndarray) -> np.ndarray:

@@ -119,6 +119,24 @@ def image_phase(kspace: np.ndarray, maps: np.ndarray | None, region: tuple[int, 
     return np.asarray(np.where(size > 0, image / np.where(size > 0, size, 1), 1), np.complex64)
 
 
+def explained(kspace: np.ndarray, maps: np.ndarray, region: tuple[int, int], sigma: float = 0.0) -> float:
+    """Return which share of the coils' low-resolution images z is an image through the maps S, without their noise.
+
+    sum |S^H z|^2/|S|^2 over sum |z|^2, less the energy that noise of standard deviation sigma in each real and
+    imaginary part has in each; 1 where the maps are those of the scan, 1/coils where they have nothing to do with it.
+    kspace, maps: (coils, Y, X).  region: of the centre that is measured.
+    """
+    images = low_resolution(kspace, region)
+    power = (np.abs(maps) ** 2).sum(0)
+    seen = np.abs((images * maps.conj()).sum(0)) ** 2 / np.maximum(power, 1e-12 * power.max())
+    # noise has one direction of all coils' in what is seen, where there are maps
+    weights = np.outer(*(_hann(n, m) ** 2 for n, m in zip(kspace.shape[-2:], region, strict=True)))
+    noise = 2 * sigma**2 * float(weights.sum())
+    covered = float((power > 1e-12 * power.max()).mean())
+    total = float((np.abs(images) ** 2).sum()) - len(images) * noise
+    return (float(seen.sum()) - covered * noise) / total if total > 0 else 1.0
+
+
 def _hann(n: int, m: int) -> np.ndarray:
     """Return weights (n,), a Hann window of m points around n // 2."""
     place = np.arange(n) - n // 2

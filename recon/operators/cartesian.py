@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recon.kernels import fused
+from recon.kernels.sense import CompiledSense, fits
 from recon.operators.base import LinearOperator
 from recon.operators.groups import add_combined, coil_groups
 from recon.operators.linear_map import linear_map
@@ -27,7 +29,7 @@ class CartesianMRI(LinearOperator):
     The centring of F is folded into phases of the image and of the mask, so that no call moves data; A^H A needs none,
     for it commutes with shifts, and transforms only the axes along which the mask varies. With one coil and no map,
     A^H A is a circular convolution (for a real image, with the mask's even part), so that prox and pinv are exact.
-    Several coils go through the transforms in groups that fit the cache.
+    Several coils go through the transforms row by row in compiled kernels, else in groups that fit the cache.
     """
 
     def __init__(self, mask: Tensor, maps: Tensor | None = None, complex_image: bool = False) -> None:
@@ -48,7 +50,8 @@ class CartesianMRI(LinearOperator):
         self.sampling_conj = self.sampling.conj().resolve_conj()
 
         self.dims, self.gram = _gram(mask, half=maps is None and not complex_image)
-        if self.maps is not None:
+        self.kernel = None if self.maps is None else self._compiled(self.maps)
+        if self.maps is not None and self.kernel is None:
             # all that happens to the image of a coil before the transform, and its adjoint
             seen = self.maps * self.phase / math.sqrt(mask.numel())
             self.seen, self.seen_conj = seen, seen.conj().resolve_conj()
@@ -61,11 +64,15 @@ class CartesianMRI(LinearOperator):
             self.on_lines_conj = self.on_lines.conj().resolve_conj()
 
     def _forward(self, x: Tensor) -> Tensor:
+        if self.kernel is not None:
+            return linear_map(x, self.kernel.forward, self.kernel.adjoint)
         if self.maps is not None:
             return linear_map(x, self._sense, self._combined)
         return torch.fft.fft2(x * self.phase, norm="ortho").mul_(self.sampling)
 
     def _adjoint(self, y: Tensor) -> Tensor:
+        if self.kernel is not None:
+            return linear_map(y, self.kernel.adjoint, self.kernel.forward)
         if self.maps is not None:
             return linear_map(y, self._combined, self._sense)
         x = torch.fft.ifft2(y * self.sampling_conj, norm="ortho") * self.phase_conj
@@ -75,15 +82,17 @@ class CartesianMRI(LinearOperator):
         """Return A^H A x, by transforms along the undersampled axes only."""
         if self.maps is None:
             return self._convolve(x, self.gram)
+        if self.kernel is not None:
+            return linear_map(x, self.kernel.normal, self.kernel.normal)
         return linear_map(x, self._sense_normal, self._sense_normal)
 
     def _sense(self, x: Tensor) -> Tensor:
         y = x.new_zeros(x.shape[0], *self.out_shape, dtype=self.out_dtype)
         for first, last in coil_groups(self.out_shape[0], x):
             if not len(self.lines):
-                torch.mul(torch.fft.fft2(x * self.seen[first:last]), self.sampling, out=y[:, first:last])
+                torch.mul(torch.fft.fft2(fused.spread(x, self.seen[first:last])), self.sampling, out=y[:, first:last])
                 continue
-            k = self._turned(torch.fft.fft(x * self.seen[first:last], dim=self.line_axis))
+            k = self._turned(torch.fft.fft(fused.spread(x, self.seen[first:last]), dim=self.line_axis))
             k = torch.fft.fft(k.index_select(-2, self.lines)).mul_(self.on_lines)
             y[:, first:last].index_copy_(self.line_axis, self.lines, self._turned(k))
         return y
@@ -108,7 +117,7 @@ class CartesianMRI(LinearOperator):
     def _sense_normal(self, x: Tensor) -> Tensor:
         total = x.new_zeros(x.shape, dtype=self.out_dtype)
         for first, last in coil_groups(self.out_shape[0], x):
-            k = torch.fft.fftn(x * self.plain[first:last], dim=self.dims).mul_(self.gram)
+            k = torch.fft.fftn(fused.spread(x, self.plain[first:last]), dim=self.dims).mul_(self.gram)
             add_combined(total, torch.fft.ifftn(k, dim=self.dims), self.maps_conj[first:last])
         return total if self.complex_image else total.real.contiguous()
 
@@ -154,6 +163,16 @@ class CartesianMRI(LinearOperator):
         """Return a copy on another device and/or in float32 or float64, its phases exact to that precision."""
         maps = None if self.maps is None else self.maps.to(device)
         return CartesianMRI(self.mask.to(device, dtype), maps, self.complex_image)
+
+    def _compiled(self, maps: Tensor) -> CompiledSense | None:
+        """Return the compiled kernel, where it is chosen for this device and serves the size."""
+        device, size = self.mask.device, self.mask.shape
+        if fused.backend(device) != "compiled" or not fits(maps.shape[0], tuple(size), self.mask.dtype):
+            return None
+        points = math.prod(size[d] for d in self.dims)
+        phase = (self.phase / math.sqrt(self.mask.numel())).to(self.out_dtype)
+        gram = torch.fft.ifftshift(self.mask) / points
+        return CompiledSense(maps, phase, self.sampling, gram, self.complex_image)
 
     def _convolve(self, x: Tensor, transfer: Tensor) -> Tensor:
         if self.complex_image:

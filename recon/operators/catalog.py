@@ -22,6 +22,7 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "phase-retrieval": ("recon.operators.phase", "amplitude of the oversampled Fourier transform, non-linear"),
     "hdr": ("recon.operators.hdr", "a detector that saturates before black and white, non-linear"),
     "nonlinear-blur": ("recon.operators.response_blur", "blur of light, seen through a camera's response, non-linear"),
+    "learned-blur": ("recon.operators.learned_blur", "blur by a published kernel network, from a file, non-linear"),
     "slice-average": ("recon.operators.slice_average", "super-resolution along z: averages of neighbouring slices"),
     "coded-diffraction": ("recon.operators.coded_diffraction", "Fourier amplitudes behind random masks, non-linear"),
     "ptychography": ("recon.operators.ptychography", "Fourier amplitudes of overlapping lit windows, non-linear"),

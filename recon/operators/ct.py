@@ -16,15 +16,18 @@ import numpy as np
 from recon.errors import ConfigError
 from recon.kernels.fbp import filtered_backprojection
 from recon.kernels.parallel import ParallelGeometry
+from recon.operators.base import LinearOperator
 from recon.operators.checks import image_size
 from recon.operators.family import Arrays, Family
 from recon.operators.tomography import (
-    ANGLES,
+    ARRAYS,
     RayTransform,
     check_coverage,
     check_scan,
     checked_angles,
     drawn_angles,
+    given_mask,
+    with_mask,
 )
 
 
@@ -69,13 +72,14 @@ def default_detectors(shape: tuple[int, int], spacing: float = 1.0, offset: floa
 
 
 def _draw(params: CTParams, in_shape: tuple[int, ...], rng: np.random.Generator, given: Arrays) -> Arrays:
-    return {"angles": _geometry(params, in_shape, {"angles": drawn_angles("ct", params, given)}).angles}
+    angles = {"angles": drawn_angles("ct", params, given)}
+    return {"angles": _geometry(params, in_shape, angles).angles} | given_mask(given)
 
 
-def _build(params: CTParams, in_shape: tuple[int, ...], arrays: Arrays) -> RayTransform:
+def _build(params: CTParams, in_shape: tuple[int, ...], arrays: Arrays) -> LinearOperator:
     slices = in_shape[1] if len(in_shape) == 4 else None
     geometry = _geometry(params, in_shape, arrays)
-    return RayTransform(geometry, filtered_backprojection, params.memory_gb, slices)
+    return with_mask("ct", RayTransform(geometry, filtered_backprojection, params.memory_gb, slices), arrays)
 
 
 def _geometry(params: CTParams, in_shape: tuple[int, ...], arrays: Arrays) -> ParallelGeometry:
@@ -121,6 +125,6 @@ FAMILY = Family(
     params=CTParams,
     draw=_draw,
     build=_build,
-    arrays=ANGLES,
+    arrays=ARRAYS,
     reads_shape=_reads_shape,
 )

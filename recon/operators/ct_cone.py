@@ -12,16 +12,19 @@ import numpy as np
 from recon.errors import ConfigError
 from recon.kernels.point_source import cone_backprojection
 from recon.kernels.scans import ConeGeometry
+from recon.operators.base import LinearOperator
 from recon.operators.family import Arrays, Family
 from recon.operators.tomography import (
-    ANGLES,
+    ARRAYS,
     RayTransform,
     check_coverage,
     check_scan,
     check_source,
     checked_angles,
     drawn_angles,
+    given_mask,
     interpolated_radius,
+    with_mask,
 )
 
 KIND = "ct-cone"
@@ -120,11 +123,13 @@ def _geometry(params: ConeParams, in_shape: tuple[int, ...], arrays: Arrays) -> 
 
 
 def _draw(params: ConeParams, in_shape: tuple[int, ...], rng: np.random.Generator, given: Arrays) -> Arrays:
-    return {"angles": _geometry(params, in_shape, {"angles": drawn_angles(KIND, params, given, 360)}).angles}
+    angles = {"angles": drawn_angles(KIND, params, given, 360)}
+    return {"angles": _geometry(params, in_shape, angles).angles} | given_mask(given)
 
 
-def _build(params: ConeParams, in_shape: tuple[int, ...], arrays: Arrays) -> RayTransform:
-    return RayTransform(_geometry(params, in_shape, arrays), cone_backprojection, params.memory_gb)
+def _build(params: ConeParams, in_shape: tuple[int, ...], arrays: Arrays) -> LinearOperator:
+    transform = RayTransform(_geometry(params, in_shape, arrays), cone_backprojection, params.memory_gb)
+    return with_mask(KIND, transform, arrays)
 
 
-FAMILY = Family(kind=KIND, params=ConeParams, draw=_draw, build=_build, arrays=ANGLES, volume=True)
+FAMILY = Family(kind=KIND, params=ConeParams, draw=_draw, build=_build, arrays=ARRAYS, volume=True)

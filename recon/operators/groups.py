@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from recon.kernels import fused
+
 # of one intermediate array; the allocator hands larger ones back to the system, which clears them at every call
 CACHED_BYTES = 2**19
 
@@ -36,7 +38,7 @@ def add_combined(total: Tensor, images: Tensor, maps_conj: Tensor) -> None:
     if images.shape[1] == 1:
         total.addcmul_(images, maps_conj)
     else:
-        total += images.mul_(maps_conj).sum(1, keepdim=True)
+        total += fused.gather(images, maps_conj)
 
 
 def by_planes(x: Tensor, act: Callable[[Tensor], Tensor], out_sides: tuple[int, int], grid: tuple[int, int]) -> Tensor:

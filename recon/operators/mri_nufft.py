@@ -22,6 +22,7 @@ from recon.operators.base import LinearOperator, Shape
 from recon.operators.checks import image_size, numeric, required
 from recon.operators.coils import birdcage_maps
 from recon.operators.family import Arrays, Family
+from recon.operators.linear_map import linear_map
 from recon.operators.nufft import Finufft, Gridding, Transform, gridding_bytes, transform, transform_back
 from recon.operators.toeplitz import Toeplitz, toeplitz
 from recon.operators.trajectories import checked_trajectory, pipe_density, radial, radial_density, spiral
@@ -107,6 +108,7 @@ class NonCartesianMRI(LinearOperator):
         self.factors = self.maps * by.weights / math.sqrt(math.prod(image))
         self.factors_conj = self.factors.conj().resolve_conj()
         self.gram = None if gram is None else gram.to(by.weights)
+        self.kernel = None if self.gram is None else self.gram.compiled(self.maps, complex_image)
 
     def _forward(self, x: Tensor) -> Tensor:
         coils, image = self.out_shape[0], self.in_shape[1:]
@@ -121,6 +123,8 @@ class NonCartesianMRI(LinearOperator):
         """Return A^H A x, by the Toeplitz convolution where there is one."""
         if self.gram is None:
             return self.adjoint(self.forward(x))
+        if self.kernel is not None:
+            return linear_map(x, self.kernel.apply, self.kernel.apply)
         found = self.gram.sandwiched(x, self.maps, self.maps_conj) / math.prod(self.in_shape)
         return found if self.complex_image else found.real.contiguous()
 

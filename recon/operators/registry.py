@@ -45,6 +45,16 @@ def parse_params(kind: str, params: dict[str, Any]) -> Any:
         raise ConfigError(f"operator '{kind}', parameter {where}: {first['msg']}, got {first['input']!r}") from err
 
 
+def sees_volumes(kind: str, in_shape: tuple[int, ...] = (), arrays: Arrays | None = None) -> bool:
+    """Return whether an operator sees the slices of a volume together: its family does, or what is known of it says so.
+
+    in_shape: of four axes where its images are volumes, () where it is not known.  arrays: a trajectory along x, y and
+    z is of a volume.
+    """
+    path = (arrays or {}).get("trajectory")
+    return family(kind).volume or len(in_shape) == 4 or (path is not None and path.ndim > 1 and path.shape[-1] == 3)
+
+
 def draw(
     kind: str, params: dict[str, Any], in_shape: tuple[int, ...], seed: int, given: Arrays | None = None
 ) -> OperatorSpec:

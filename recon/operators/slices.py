@@ -76,6 +76,12 @@ class Slicewise(LinearOperator):
             return Slicewise(self.parts, count)
         return Slicewise(self.parts[first : first + count])
 
+    def chosen(self, places: Sequence[int]) -> Slicewise:
+        """Return the operator of some slices, in the order of their numbers."""
+        if len(self.parts) == 1:
+            return Slicewise(self.parts, len(places))
+        return Slicewise([self.parts[z] for z in places])
+
     def _images(self, act: Act, values: Tensor) -> Tensor:
         shape = (self.count, *self.parts[0].in_shape)
         return self._each(act, values, shape, self.in_dtype).transpose(1, 2)
@@ -96,6 +102,16 @@ def _pinv(part: LinearOperator, y: Tensor) -> Tensor:
     found = part.pinv(y)
     assert found is not None
     return found
+
+
+def chosen_of(operator: Operator, places: Sequence[int]) -> LinearOperator | None:
+    """Return the operator of some slices of a volume's, by their numbers; None where it sees slices together."""
+    if isinstance(operator, Slicewise):
+        return operator.chosen(places)
+    if isinstance(operator, Scaled):
+        inner = chosen_of(operator.base, places)
+        return None if inner is None else inner * operator.scale
+    return None
 
 
 def part_of(operator: Operator, first: int, count: int) -> Operator | None:

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recon.kernels import fused
+from recon.kernels.sense import CompiledGram, fits
 from recon.operators.groups import add_combined, coil_groups
 from recon.operators.nufft import Gridding
 
@@ -51,6 +53,13 @@ class Toeplitz:
                 add_combined(part, torch.fft.ifftn(k, dim=axes, norm="forward"), maps_conj[first:last])
             total += part.mul_(turn.conj())
         return total
+
+    def compiled(self, maps: Tensor, complex_image: bool) -> CompiledGram | None:
+        """Return the compiled kernel of sum_c conj(S_c) F^H D F S_c / N, or None where it does not serve."""
+        shape, real = tuple(self.symbols.shape[1:]), self.symbols.dtype.to_real()
+        if len(shape) != 2 or fused.backend(maps.device) != "compiled" or not fits(maps.shape[0], shape, real):
+            return None
+        return CompiledGram(maps, self.turns, self.symbols.real / math.prod(shape), complex_image)
 
     def to(self, like: Tensor) -> Toeplitz:
         """Return it on the device and in the real type of a tensor."""

@@ -17,8 +17,12 @@ from recon.kernels.projector import backproject, project
 from recon.operators.base import LinearOperator
 from recon.operators.checks import numeric, required
 from recon.operators.family import Arrays
+from recon.operators.masked import Masked
 
-ANGLES = {"angles": "projection angles in degrees, (n,)"}
+ARRAYS = {
+    "angles": "projection angles in degrees, (n,)",
+    "mask": "1 where a ray was measured, 0 where not, (views, [rows,] detectors); without the views: for all of them",
+}
 
 
 class ScanParams(Protocol):
@@ -115,12 +119,37 @@ def checked_angles(kind: str, arrays: Arrays) -> np.ndarray:
     angles = numeric("angles", required(kind, "angles", arrays)).astype(np.float64)
     if angles.ndim != 1:
         raise InputError(f"array 'angles' has shape {angles.shape}, expected (n,), in degrees")
-    if angles.size > 7 and np.ptp(angles) <= 2 * math.pi and np.abs(angles).max() <= 2 * math.pi + 1e-6:
+    span = float(np.ptp(angles)) if angles.size else 0.0
+    # few views may be a test of some degrees; over a quarter of a circle in radians they are not
+    few = angles.size <= 7 and not (angles.size > 3 and span > math.pi / 2)
+    if not few and span <= 2 * math.pi and np.abs(angles).max() <= 2 * math.pi + 1e-6:
         raise ConfigError(
-            f"operator '{kind}': {angles.size} angles lie within {np.ptp(angles):.3g} degrees, as radians do",
+            f"operator '{kind}': {angles.size} angles lie within {span:.3g} degrees, as radians do",
             "give the angles in degrees (numpy.degrees)",
         )
     return angles
+
+
+def given_mask(given: Arrays) -> Arrays:
+    """Return the mask of measured rays, where there is one."""
+    return {"mask": given["mask"]} if "mask" in given else {}
+
+
+def with_mask(kind: str, transform: LinearOperator, arrays: Arrays) -> LinearOperator:
+    """Return the rays that the array "mask" measures (dead detectors, metal), all of them without one.
+
+    Raises InputError where the mask has other values than 0 and 1 or another shape.
+    """
+    if "mask" not in arrays:
+        return transform
+    mask = numeric("mask", arrays["mask"]).astype(np.float32)
+    try:
+        return Masked(transform, torch.from_numpy(mask))
+    except ConfigError as err:
+        raise InputError(
+            f"operator '{kind}': array 'mask' has shape {mask.shape}, and the rays have {transform.out_shape[1:]}",
+            "give 1 or 0 for each ray, or for each detector",
+        ) from err
 
 
 def interpolated_radius(shape: tuple[int, int]) -> float:

@@ -74,7 +74,8 @@ class LoRA(Denoiser):
 
     def merged(self) -> Denoiser:
         """Return the prior with its adapters inside the weights: as fast as `base`, equal up to rounding."""
-        network = shared_copy(self.network)
+        # copies of what is trained, so that freezing the merged network does not freeze it here
+        network = shared_copy(self.network, but=tuple(self.parameters()))
         for name, module in list(network.named_modules()):
             if isinstance(module, Adapted):
                 replace_module(network, name, module.merged())

@@ -29,6 +29,11 @@ def choose_backend(
     if prior is None:
         return "eager"
     wanted = run.backend
+    if wanted == "compile" and method.trains_prior:
+        raise ConfigError(
+            f"method '{name}' trains a copy of the network, which backend 'compile' freezes",
+            "set run.backend=eager, or auto",
+        )
     missing = missing_packages("onnxruntime")
     if wanted == "auto":
         suits = device.type == "cpu" and not method.differentiates_prior and not missing

@@ -86,7 +86,7 @@ def check(config: Config, source: Path | None) -> tuple[list[Finding], dict[str,
     if not complete:
         return findings, {}
     members = method.members(config.run.samples)
-    return findings, _estimate(members, method.network_calls, operator, prior, device, items)
+    return findings, _estimate(members, method, operator, prior, device, items)
 
 
 def _operator(config: Config, source: Path | None, prior: Denoiser | None) -> tuple[Operator, str]:
@@ -114,7 +114,7 @@ def _fits(
 def _backend(
     config: Config, method: Method, prior: Denoiser | None, device: torch.device, items: int
 ) -> tuple[str, str]:
-    evaluations = method.network_calls * method.members(config.run.samples) * items
+    evaluations = method.evaluations(items) * method.members(config.run.samples)
     chosen = choose_backend(config.run, config.method.name, method, prior, device, evaluations)
     return chosen, chosen
 
@@ -140,10 +140,11 @@ def _adjoint(operator: LinearOperator) -> tuple[None, str]:
 
 
 def _estimate(
-    members: int, calls: int, operator: Operator, prior: Denoiser | None, device: torch.device, items: int
+    members: int, method: Method, operator: Operator, prior: Denoiser | None, device: torch.device, items: int
 ) -> dict[str, Any]:
     """Time one network call at the image's size, and extrapolate; memory is this process's plus the samples."""
-    evaluations = calls * members * items
+    images = operator.in_shape[1] if len(operator.in_shape) == 4 else 1
+    evaluations = method.evaluations(items * images) * members
     seconds = 0.0
     if prior is not None and evaluations:
         moved = prior.to(device)
@@ -152,12 +153,11 @@ def _estimate(
             moved(x, 1.0)
             start = time.perf_counter()
             float(moved(x, 1.0).x0.abs().sum())
-        seconds = evaluations * (time.perf_counter() - start)
+        seconds = evaluations / images * (time.perf_counter() - start)
     size = torch.Size(operator.in_shape).numel() * 4 * members * items
     memory = (psutil.Process().memory_info().rss + 4 * size) / 2**20
-    images = operator.in_shape[1] if len(operator.in_shape) == 4 else 1
     return {
-        "network_evaluations": evaluations * images,
+        "network_evaluations": evaluations,
         "network_seconds": round(seconds, 1),
         "memory_mb": round(memory),
     }

@@ -122,6 +122,8 @@ def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None, k
                 # the network sees the slices of a volume as images, the operator the volume
                 images = 1 if key == "operator_calls" else part.images
                 counts[key] += getattr(result.stats, key) * len(indices) * images
+            for key in ("nfe", "backprops"):
+                counts[key] += result.stats.shared * len(indices)
             sound = result.status is Status.OK and bool(torch.isfinite(result.samples.abs()).all())
             if not sound:
                 break

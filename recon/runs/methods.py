@@ -21,6 +21,8 @@ SAMPLERS: dict[str, tuple[str, str, str]] = {
     "dps": ("recon.samplers.dps", "DPS", "diffusion posterior sampling: gradient of the residual through the network"),
     "dds": ("recon.samplers.dds", "DDS", "decomposed diffusion sampling: conjugate gradients on the denoised image"),
     "dds-3d": ("recon.samplers.dds3d", "DDS3D", "DDS of a volume: slices denoised as images, coupled by TV along z"),
+    "ddip": ("recon.samplers.ddip", "DDIP", "DDS of an image with a prior that is fitted to the data on the way"),
+    "d3ip": ("recon.samplers.d3ip", "D3IP", "DDS-3D with a prior that is fitted to the data of some slices on the way"),
     "diffusion-mbir": (
         "recon.samplers.diffusion_mbir",
         "DiffusionMBIR",
@@ -90,6 +92,7 @@ def make_method(name: str, params: dict[str, Any]) -> Method:
 def missing_needs(cls: type[Method], operator: Operator) -> list[str]:
     """Return what the method needs and the operator does not offer."""
     from recon.operators.base import LinearOperator
+    from recon.operators.slices import part_of
 
     offers: dict[str, Callable[[], bool]] = {
         "forward": lambda: True,
@@ -98,6 +101,7 @@ def missing_needs(cls: type[Method], operator: Operator) -> list[str]:
         "adjoint": lambda: isinstance(operator, LinearOperator),
         "pinv": lambda: isinstance(operator, LinearOperator) and _has_pinv(operator),
         "svd": lambda: isinstance(operator, LinearOperator) and operator.has_svd(),
+        "slices": lambda: len(operator.in_shape) == 3 or part_of(operator, 0, 1) is not None,
     }
     return sorted(need for need in cls.needs if not offers[need]())
 

@@ -105,7 +105,7 @@ def prepare_off_grid(
     if len(shapes[-1]) != 3:
         raise InputError(
             f"the trajectory is of a volume {shapes[-1][1:]}, and runs go slice by slice",
-            "transform the samples along z first, or use the operator from Python",
+            "transform the samples along z first, or give .npy with --operator FILE (in_shape, trajectory, maps)",
         )
     size = (shapes[-1][1], shapes[-1][2])
     y, path = measurement.y, checked_trajectory(arrays["trajectory"], size)

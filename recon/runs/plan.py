@@ -82,7 +82,7 @@ class Plan:
             "operator_norm": self.norm,
             "samples": self.samples,
             "members": self.members,
-            "network_evaluations": self.method.network_calls * self.members * count_images(self.input),
+            "network_evaluations": self.method.evaluations(count_images(self.input)) * self.members,
             "together": "slices of a volume" if self.is_volume else "samples of an image",
             "device": str(self.device),
             "threads": self.threads,
@@ -130,7 +130,7 @@ def make_plan(
         each = prior.inner
         chunk = choose_slices(config.run.chunk, count_images(resolved), each, shape, resolved.operator.in_dtype, device)
         prior = prior.with_chunk(chunk)
-    evaluations = method.network_calls * members * count_images(resolved)
+    evaluations = method.evaluations(count_images(resolved)) * members
     backend = choose_backend(config.run, config.method.name, method, prior, device, evaluations)
     return Plan(config, resolved, method, prior, window, norm, device, threads, chunk, samples, backend, notices)
 

@@ -42,7 +42,7 @@ def scale_problem(
     factor = norm or 1.0
     inner = operator * (1 / factor) if norm else operator
     likelihood = likelihood_of(noise, a * factor, offset)
-    return Scaled(Problem(inner, (y - offset) / (a * factor), likelihood), a, b)
+    return Scaled(Problem(inner, (y - offset).div_(a * factor), likelihood), a, b)
 
 
 def likelihood_of(noise: NoiseSpec, scale: float, offset: Tensor) -> Likelihood:

@@ -15,7 +15,6 @@ from recon.data import Measurement, OperatorSpec, Volume, from_stack, to_stack
 from recon.errors import InputError, ReconError
 from recon.io.atomic import write_bytes
 from recon.io.catalog import format_of_name
-from recon.io.operator_file import read_operator_file
 from recon.io.registry import read_measurement, read_volume, write_volume
 from recon.io.source import real_name, split_inner
 from recon.metrics.evaluate import evaluate
@@ -23,6 +22,7 @@ from recon.metrics.protocols import find_protocol
 from recon.priors.base import Denoiser
 from recon.priors.open import open_prior
 from recon.runs.execute import Diverged, Outcome, Progress, execute
+from recon.runs.operator_files import load_operator
 from recon.runs.outputs import (
     OutputNames,
     all_or_nothing,
@@ -251,7 +251,7 @@ def _keep_last(request: RunRequest, plan: Plan, err: Diverged, started: str) -> 
 
 
 def _operator_file(path: Path | None) -> OperatorSpec | None:
-    return read_operator_file(path) if path is not None else None
+    return load_operator(path) if path is not None else None
 
 
 def _check_truth(truth: Volume, plan: Plan) -> None:

@@ -16,8 +16,9 @@ from recon.data import Geometry, Measurement, NoiseSpec, OperatorSpec
 from recon.errors import InputError
 from recon.operators.base import Operator
 from recon.operators.calibration import cropped
-from recon.operators.registry import build, draw, family, parse_params
+from recon.operators.registry import build, draw, family, parse_params, sees_volumes
 from recon.operators.value_range import with_range
+from recon.runs.coil_maps import check_coils, doubts
 from recon.runs.offgrid import OffGridItems, prepare_off_grid
 from recon.runs.scaling import Window, find_window
 from recon.runs.scan import OFF_GRID, ScanItems, prepare_scan
@@ -35,6 +36,7 @@ PICTURES = (
     "colour-mix",
     "hdr",
     "nonlinear-blur",
+    "learned-blur",
     "jpeg",
 )
 
@@ -102,7 +104,8 @@ def resolve_input(measurement: Measurement, config: Config, operator_file: Opera
     measurement = _as_volumes(measurement, config, operator_file)
     spec = _choose_operator(measurement, config, operator_file, notices)
     operator = build(spec)
-    y = _as_items(measurement.y, operator)
+    check_coils(measurement.y, spec, operator)
+    y = _as_items(measurement.y, operator, notices)
     geometry = measurement.geometry
     if geometry is not None and measurement.operator is None:
         geometry = _image_geometry(geometry, spec, tuple(y.shape[1:]))
@@ -111,15 +114,17 @@ def resolve_input(measurement: Measurement, config: Config, operator_file: Opera
     known = replace(measurement, y=y, geometry=geometry)
     noise, window = _choose_noise(known, operator, config, notices)
     _check_counts(noise, y)
+    notices += doubts(y[0], spec, noise)
     return ResolvedInput(known, spec, operator, noise, notices, window)
 
 
 def _as_volumes(measurement: Measurement, config: Config, operator_file: OperatorSpec | None) -> Measurement:
     """Return the slices (N, C, Y, X) of a picture as a volume (1, C, Z, Y, X), where the operator is of volumes."""
-    named = operator_file or measurement.operator
-    kind = named.kind if named is not None else config.operator.kind
-    y = measurement.y
-    if measurement.operator is not None or measurement.geometry is None or y.ndim != 4 or not family(kind).volume:
+    y, kind = measurement.y, config.operator.kind if operator_file is None else operator_file.kind
+    shape, arrays = ((), {}) if operator_file is None else (operator_file.in_shape, operator_file.arrays)
+    if measurement.operator is not None or measurement.geometry is None or y.ndim != 4:
+        return measurement
+    if not sees_volumes(kind, shape, arrays):
         return measurement
     if "n" in measurement.geometry.axes:
         raise InputError(
@@ -147,9 +152,11 @@ def _resolve_scan(measurement: Measurement, config: Config, operator_file: Opera
     prepared = prepare_scan(measurement, config, operator_file)
     spec = prepared.items.item(0)[1]
     known = replace(measurement, geometry=prepared.geometry, noise=prepared.noise)
-    return ResolvedInput(
-        known, spec, build(spec), prepared.noise, prepared.notices, scan=prepared.items, crop=prepared.crop
-    )
+    notices = prepared.notices
+    if "maps" in prepared.items.arrays:  # others are made from this k-space
+        middle, each = prepared.items.item(prepared.items.count // 2)
+        notices = [*notices, *doubts(middle[0], each, prepared.noise)]
+    return ResolvedInput(known, spec, build(spec), prepared.noise, notices, scan=prepared.items, crop=prepared.crop)
 
 
 def _choose_operator(
@@ -224,8 +231,8 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def _as_items(y: np.ndarray, operator: Operator) -> np.ndarray:
-    """Return y as (N, *out_shape) in the operator's type."""
+def _as_items(y: np.ndarray, operator: Operator, notices: list[str]) -> np.ndarray:
+    """Return y as (N, *out_shape) in the operator's type, zero where the operator measures nothing."""
     shape = tuple(operator.out_shape)
     if tuple(y.shape) == shape:
         y = y[None]
@@ -244,6 +251,11 @@ def _as_items(y: np.ndarray, operator: Operator) -> np.ndarray:
         )
     with np.errstate(over="ignore"):
         single = y.astype(np.complex64 if operator.out_dtype.is_complex else np.float32)
+    if operator.support is not None:
+        missing = np.broadcast_to(operator.support.numpy() == 0, single.shape)
+        if (held := int(np.count_nonzero(single[missing]))) > 0:
+            notices.append(f"{held} values of the measurement lie where the operator measures nothing: set to zero")
+            single = np.where(missing, 0, single)
     bad = int(np.count_nonzero(~np.isfinite(single)))
     if bad:
         raise InputError(

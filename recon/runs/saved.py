@@ -33,7 +33,7 @@ from recon.samplers.volume import SliceNoise
 
 STATE_VERSION = 1
 SAVE_SECONDS = 300.0
-COUNTS = ("nfe", "backprops", "operator_calls")
+COUNTS = ("nfe", "backprops", "operator_calls", "shared")
 # how a run computes, which resuming keeps
 PINNED = ("device", "threads", "chunk", "backend")
 
@@ -215,8 +215,8 @@ def _result(arrays: Mapping[str, np.ndarray], number: int, counts: dict[str, int
         raise KeyError("samples")
     ensemble = None if spreads is None else EnsembleStats(list(spreads))
     known = [] if residuals is None else list(residuals)
-    nfe, backprops, calls = (int(counts[name]) for name in COUNTS)
-    return Result(samples, Status.OK, Stats(nfe, backprops, calls, known, ensemble))
+    nfe, backprops, calls, shared = (int(counts[name]) for name in COUNTS)
+    return Result(samples, Status.OK, Stats(nfe, backprops, calls, known, ensemble, shared))
 
 
 def _stacked(values: list[Tensor]) -> Tensor | None:

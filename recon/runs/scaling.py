@@ -15,6 +15,7 @@ from recon.config.schema import ScalingSection
 from recon.data import Geometry
 from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator, Operator
+from recon.operators.slices import TOGETHER
 from recon.solvers.cg import conjugate_gradients
 from recon.training.intensity import foreground_quantile
 
@@ -86,10 +87,17 @@ def _fixed_window(section: ScalingSection) -> Window | None:
 
 
 def first_reconstruction(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:
-    """Return an early-stopped least-squares image |v| (N, C, Y, X), the one that scales are estimated from."""
-    rhs = operator.adjoint(y)
-    found = conjugate_gradients(operator.normal, rhs, torch.zeros_like(rhs), FIRST_ITERATIONS).x
-    return found.abs()
+    """Return an early-stopped least-squares image |v| (N, C, Y, X), the one that scales are estimated from.
+
+    A few images at a time, so that memory beyond the result does not grow with their number.
+    """
+    size = torch.Size(operator.in_shape).numel()
+    parts = y.split(max(1, TOGETHER // size))
+    found = torch.empty(len(y), *operator.in_shape, dtype=operator.in_dtype.to_real(), device=y.device)
+    for part, own in zip(parts, found.split(len(parts[0])), strict=True):
+        rhs = operator.adjoint(part)
+        own.copy_(conjugate_gradients(operator.normal, rhs, torch.zeros_like(rhs), FIRST_ITERATIONS).x.abs())
+    return found
 
 
 def data_range(stack: np.ndarray, geometry: Geometry) -> float:

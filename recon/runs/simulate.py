@@ -13,7 +13,7 @@ from recon.data import Measurement, NoiseSpec, OperatorSpec, Volume, take_item, 
 from recon.errors import InputError
 from recon.operators.attenuation import line_integrals
 from recon.operators.base import Operator
-from recon.operators.registry import build, draw, family
+from recon.operators.registry import build, draw, sees_volumes
 from recon.operators.value_range import with_range
 from recon.runs.scaling import data_range
 
@@ -35,7 +35,7 @@ def simulate(truth: Volume, config: Config, index: int | None = None, spec: Oper
         if stack.shape[0] != 1:
             raise InputError("the truth has items (n) and slices (z): one index does not choose an image of it")
     kind = config.operator.kind if spec is None else spec.kind
-    if family(kind).volume:
+    if sees_volumes(kind) if spec is None else sees_volumes(kind, spec.in_shape, spec.arrays):
         stack = _as_volume(stack, truth, kind, index)
     if not stack.size or not np.isfinite(stack).all():
         raise InputError("the truth is empty, or holds NaN or infinite values", "mask or fill them first")

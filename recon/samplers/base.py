@@ -53,7 +53,8 @@ class EnsembleStats:
 class Stats:
     """Counts of a run: network evaluations per sample, backward passes, operator calls, residual per step.
 
-    Of an ensemble, counts are per member.
+    Of an ensemble, counts are per member; of a volume, evaluations are per slice.
+    shared: evaluations of one slice, each with its backward pass, that all slices of a sample share.
     """
 
     nfe: int = 0
@@ -61,6 +62,7 @@ class Stats:
     operator_calls: int = 0
     residuals: list[Tensor] = field(default_factory=list)
     ensemble: EnsembleStats | None = None
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,14 @@ class SeededNoise:
 class Method(ABC):
     """A reconstruction method: a frozen dataclass of hyper-parameters with one function.
 
-    needs: what the operator must offer: a subset of {"forward", "gradient", "adjoint", "pinv", "svd", "linear"}.
+    needs: what the operator must offer: a subset of {"forward", "gradient", "adjoint", "pinv", "svd", "linear",
+    "slices"}; the last is that slices of a volume are measured by themselves.
     uses_prior: False for classical baselines.  citation: BibTeX-ready reference.
     stochastic: whether samples differ (a deterministic method gives one).
     cfg_plus_plus: whether its steps add the unconditional noise again where a prior gives it (CFG++).
     ensemble: whether the samples of one call are members of one ensemble, which must not be split.
     through_prior: whether its gradients go through the prior.
+    trains_prior: whether it trains a copy of the prior's network, so that a prior without one cannot serve.
     volume: whether the slices of a volume are one sample (B, C, Z, Y, X) to it; images stay images.
     two_planes: whether it can take a second prior, for slices across another axis.
     """
@@ -157,6 +161,7 @@ class Method(ABC):
     cfg_plus_plus: ClassVar[bool] = False
     ensemble: ClassVar[bool] = False
     through_prior: ClassVar[bool] = False
+    trains_prior: ClassVar[bool] = False
     volume: ClassVar[bool] = False
     two_planes: ClassVar[bool] = False
     citation: ClassVar[str] = ""
@@ -180,6 +185,10 @@ class Method(ABC):
     def network_calls(self) -> int:
         """Number of network evaluations per sample, for estimates of time."""
         return 0
+
+    def evaluations(self, images: int) -> int:
+        """Return the number of network evaluations of a sample of so many images, or of a volume of so many slices."""
+        return self.network_calls * images
 
     @property
     def differentiates_prior(self) -> bool:

@@ -33,7 +33,7 @@ from recon.operators.base import LinearOperator
 from recon.priors.base import Denoiser
 from recon.samplers.base import Method, NoiseSource, OnStep, Result, Stats, Status, Step, ignore_step
 from recon.samplers.guard import FiniteGuard
-from recon.samplers.renoise import ddim_b
+from recon.samplers.renoise import guided_ddim_b
 from recon.samplers.start import first_state, levels_like
 from recon.solvers.cg import conjugate_gradients
 
@@ -98,13 +98,12 @@ class DDS(Method):
         calls = 2 if correction == "projection" else 2 * (1 + self.cg_iterations)
         for i, (sigma_t, sigma_s) in enumerate(pairwise(sigmas)):
             seen = prior(x, levels[i])
-            x0, eps = seen.x0, seen.eps(x, sigma_t)
-            z = operator.forward(x0)
+            z = operator.forward(seen.x0)
             stats.residuals.append(problem.likelihood.residual(z, y, count))
             gamma = self._gamma(problem, z, count, sigma_t)
-            x0 = x0 + self._change(operator, y - z, correction, gamma)
+            change = self._change(operator, y - z, correction, gamma)
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.eta > 0 else None
-            x = ddim_b(x0, eps, sigma_t, sigma_s, self.eta, fresh)
+            x0, x = guided_ddim_b(x, seen, change, sigma_t, sigma_s, self.eta, fresh)
             stats.nfe, stats.operator_calls = i + 1, calls * (i + 1)
             guard.keep(x0, stats.residuals[-1])
             on_step(Step(i, len(sigmas) - 1, sigma_s, x0))
@@ -130,11 +129,8 @@ class DDS(Method):
             return change
         if correction == "cg-noiseless":
             return conjugate_gradients(operator.normal, operator.adjoint(misfit), iterations=self.cg_iterations).x
-
-        def matrix(v: Tensor) -> Tensor:
-            return v + gamma * operator.normal(v)
-
-        return conjugate_gradients(matrix, gamma * operator.adjoint(misfit), iterations=self.cg_iterations).x
+        pull, count = gamma * operator.adjoint(misfit), self.cg_iterations
+        return conjugate_gradients(operator.normal, pull, iterations=count, shift=1.0, weight=gamma).x
 
     def _resolved(self, problem: Problem) -> str:
         """Return the correction that "auto" stands for."""

@@ -1,15 +1,10 @@
 """DDS-3D: decomposed diffusion sampling of a volume, slices denoised as images and coupled by TV along z.
 
     x0hat = D(x), slice by slice
-    x0'   one sweep of ADMM from x0hat, conjugate gradients over the whole volume as one system, d and u kept:
-          "none"      min 1/2 ||A x - y||^2 + lambda ||Dz x||_1                          (x0hat is the start alone)
-          "constant"  min 1/2 ||x - x0hat||^2 + gamma (1/2 ||A x - y||^2 + lambda ||Dz x||_1)
-          "matched"   min 1/2 ||x - x0hat||^2/r_t^2 + gamma/2 ||A x - y||^2/sigma_y^2 + lambda ||Dz x||_1
+    x0'   one sweep of ADMM from x0hat, weighted as published ("none") or by the noise: `recon.samplers.joint_step`
     x_s   = x0' + sigma_s (sqrt(1 - eta^2) eps + eta z),     eps = (x - x0hat)/sigma_t, the network's own
 
-"matched" is ours, as in `dds`: r_t^2 = sigma_t^2/(1 + 4 sigma_t^2), the variance given x_t of white images of std 1/2.
-The data then count by their noise at each level, and lambda is that of a prior exp(-lambda ||Dz x||_1) between the
-slices, in units of the range 2; rho, of ADMM, is in 1/units^2. At rho = 0 the slices are those of `dds`, one by one.
+At rho = 0 the slices are those of `dds`, but for one system of conjugate gradients for all of them.
 
 Source: Chung et al. 2024 (DDS), section 4.3 and the authors' code (`solver_3d.py`). Departures: "circular" differences
 let the first slice meet the last, which ours do not by default; A^H is the exact adjoint, where theirs is a
@@ -21,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -31,11 +26,11 @@ from recon.data import Problem
 from recon.errors import ConfigError
 from recon.priors.base import Denoiser
 from recon.samplers.base import NoiseSource, OnStep, Result, State, ignore_step
-from recon.samplers.dds import SPREAD
+from recon.samplers.joint_step import JointStep, Weighting
 from recon.samplers.renoise import ddim_b
 from recon.samplers.start import first_state, levels_like
-from recon.samplers.volume import Record, VolumeMethod, linear_operator, matched_gamma
-from recon.solvers.admm_tv import Boundary, Duals, SliceDifference, admm_sweep
+from recon.samplers.volume import Record, VolumeMethod, linear_operator
+from recon.solvers.admm_tv import Boundary, Duals
 
 
 @final
@@ -45,8 +40,8 @@ class DDS3D(VolumeMethod):
 
     steps: noise levels.  grid: name in `recon.schedules.GRIDS`.  eta: share of fresh noise, 0 to 1.
     rho: of ADMM.  weight: lambda, of total variation along z.  cg_iterations: per step.
-    weighting: of data and denoised image, "none" as published, "constant" or "matched" as above.  gamma: the weight of
-    the data there.  boundary: of the differences along z, "neumann" or as published "circular".
+    weighting: of data and denoised image, "none" as published, "constant" or "matched".  gamma: the weight of the data
+    there.  boundary: of the differences along z, "neumann" or as published "circular".
     """
 
     cfg_plus_plus: ClassVar[bool] = True
@@ -62,7 +57,7 @@ class DDS3D(VolumeMethod):
     rho: float = 10.0
     weight: float = 0.04
     cg_iterations: int = 5
-    weighting: Literal["none", "constant", "matched"] = "none"
+    weighting: Weighting = "none"
     gamma: float = 1.0
     boundary: Boundary = "neumann"
 
@@ -101,25 +96,11 @@ class DDS3D(VolumeMethod):
             duals = Duals.zero(x)
         else:
             x, duals = state["x"], Duals(state["split"], state["dual"])
-        calls = 2 + 2 * self.cg_iterations
-        levels, record = levels_like(sigmas, x), Record(x, len(sigmas) - 1, on_step, state, 1, calls)
+        step = JointStep(self.weighting, self.gamma, self.rho, self.weight, self.cg_iterations, self.boundary)
+        levels, record = levels_like(sigmas, x), Record(x, len(sigmas) - 1, on_step, state, 1, step.calls)
         for i, (sigma_t, sigma_s) in list(enumerate(pairwise(sigmas)))[record.done :]:
             seen = prior(x, levels[i])
-            z = operator.forward(seen.x0)
-            residual = problem.likelihood.residual(z, problem.y, count)
-            spread = SPREAD**2 * sigma_t**2 / (SPREAD**2 + sigma_t**2)
-            gamma, scale = self._weights(problem, z, count, spread)
-            keep = 0.0 if self.weighting == "none" else 1.0
-
-            def data(v: Tensor, gamma: Tensor | float = gamma, keep: float = keep) -> Tensor:
-                return (operator.normal(v) * gamma).add_(v, alpha=keep)
-
-            difference, threshold = SliceDifference(self.boundary), self.weight / max(self.rho, 1e-30)
-            misfit = [operator.adjoint(problem.y - z) * gamma]  # handed over, so that the sweep can let go of it
-            del z
-            x0, duals = admm_sweep(
-                seen.x0, duals, data, misfit.pop(), difference, self.rho, threshold, self.cg_iterations, scale
-            )
+            x0, duals, residual = step.corrected(operator, problem, seen.x0, duals, sigma_t, count)
             eps = seen.eps(x, sigma_t)
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.eta > 0 else None
             x = ddim_b(x0, eps, sigma_t, sigma_s, self.eta, fresh)
@@ -128,11 +109,3 @@ class DDS3D(VolumeMethod):
                 break
             del x0
         return record.result()
-
-    def _weights(self, problem: Problem, z: Tensor, count: int, spread: float) -> tuple[Tensor | float, float]:
-        """Return the weight of the data, a number or (B, 1, ...), and that of total variation along z."""
-        if self.weighting == "none":
-            return 1.0, 1.0
-        if self.weighting == "constant":
-            return self.gamma, self.gamma
-        return self.gamma * matched_gamma(problem, z, count, spread), spread

@@ -11,7 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from recon.kernels import fused
 from recon.likelihoods import per_item_norm
+from recon.priors.base import Prediction
 
 BETA_D, BETA_MIN = 19.9, 0.1
 
@@ -33,6 +35,17 @@ def ddim_b(x0: Tensor, eps: Tensor, sigma_t: float, sigma_s: float, eta: float, 
     zeta = eta^2). Source: Chung et al. 2024 (DDS), eq. 12 and the authors' code.
     """
     return _combine(x0, eps, sigma_s * math.sqrt(1 - eta**2), sigma_s * eta, z)
+
+
+def guided_ddim_b(
+    x: Tensor, seen: Prediction, change: Tensor | None, sigma_t: float, sigma_s: float, eta: float, z: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return x0' = x0 + change and x0' + sigma_s (sqrt(1 - eta^2) eps + eta z), with eps = (x - x0)/sigma_t.
+
+    The rule of `ddim_b` with the eps of what was seen at x, the unconditional one where there is one, in one pass.
+    """
+    base = seen.x0 if seen.x0_uncond is None else seen.x0_uncond
+    return fused.guide(x, seen.x0, base, change, z, sigma_s * math.sqrt(1 - eta**2) / sigma_t, sigma_s * eta)
 
 
 def ancestral(
@@ -102,8 +115,9 @@ def langevin_corrector(x0: Tensor, eps: Tensor, sigma_t: float, snr: float, z: T
 
 def _combine(x0: Tensor, eps: Tensor, keep: float, up: float, z: Tensor | None) -> Tensor:
     """Return x0 + keep eps + up z as a new tensor."""
-    x = x0.add(eps, alpha=keep)
-    return x if z is None or up == 0 else x.add_(z, alpha=up)
+    if z is None or up == 0:
+        return fused.combine((x0, eps), (1.0, keep))
+    return fused.combine((x0, eps, z), (1.0, keep, up))
 
 
 def _vp_time(sigma: float) -> float:

@@ -1,8 +1,10 @@
 """Adam's update, in place and without a look at the device.
 
+    x -= rate decay x     (AdamW; decay 0 leaves it out)
     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,   x -= rate m/(1 - b1^k) / (sqrt(v/(1 - b2^k)) + eps)
 
-Complex numbers count as pairs of real ones. Source: Kingma and Ba 2015, algorithm 1.
+Complex numbers count as pairs of real ones. Sources: Kingma and Ba 2015, algorithm 1; for the first line, Loshchilov
+and Hutter 2019, algorithm 2.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from torch import Tensor
 class Adam:
     """The moments of one run.
 
-    rate: step size.  betas: decay of both moments, in [0, 1).  eps: added to the root of the second.
+    rate: step size.  betas: decay of both moments, in [0, 1).  eps: added to the root of the second.  decay: of x.
     """
 
     rate: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    decay: float = 0.0
     count: int = 0
     first: Tensor | None = field(default=None, repr=False)
     second: Tensor | None = field(default=None, repr=False)
@@ -36,6 +39,8 @@ class Adam:
         if self.first is None or self.second is None:
             self.first, self.second = torch.zeros_like(g), torch.zeros_like(g)
         (b1, b2), self.count = self.betas, self.count + 1
+        if self.decay:
+            x.mul_(1 - self.rate * self.decay)
         self.first.lerp_(g, 1 - b1)
         self.second.mul_(b2).addcmul_(g, g, value=1 - b2)
         root = (self.second / (1 - b2**self.count)).sqrt_().add_(self.eps)

@@ -21,6 +21,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from recon.kernels import fused
 from recon.solvers.cg import conjugate_gradients
 
 Boundary = Literal["circular", "neumann"]
@@ -101,13 +102,4 @@ def admm_sweep(
     del misfit
     found = conjugate_gradients(matrix, pull, iterations=iterations).x.add_(x)
     del pull
-    ahead = difference.forward(found).add_(duals.dual)
-    split = soft_threshold(ahead, threshold)
-    return found, Duals(split, ahead.sub_(split))
-
-
-def soft_threshold(x: Tensor, threshold: float) -> Tensor:
-    """Return x moved towards 0 by `threshold`, and 0 where |x| is less; complex values keep their phase."""
-    if not x.is_complex():
-        return x - x.clamp(-threshold, threshold)
-    return x * (1 - threshold / x.abs().clamp_min(torch.finfo(x.real.dtype).tiny)).clamp_min(0)
+    return found, Duals(*fused.shrink(found, duals.dual, threshold, difference.boundary == "circular"))

@@ -70,3 +70,18 @@ def test_slice_by_slice_with_a_method_of_images(site):
     assert ended.code == 0, ended.err
     assert nib.load(site.folder / "out.nii.gz").shape == (32, 32, 4)
     assert "together" not in ended.err
+
+
+def test_a_prior_that_is_fitted_to_the_volume(site):
+    few = ("--set", "method.steps=2", "--set", "method.adapt_steps=2")
+    run = (*RUN[:4], "mri-x4-d3ip", *RUN[5:], *few, "--json")
+    ended = site(*run, few=False)
+    assert ended.code == 0, ended.err
+    facts = json.loads(ended.out)
+    # two levels of four slices, and three picked slices in each of two steps at the first: the last is below the fits
+    assert facts["nfe"] == 2 * 4 + 2 * 3
+    shown = site("methods", "show", "d3ip", "--json")
+    entry = json.loads(shown.out)
+    assert entry["needs"] == ["adjoint", "gradient", "linear", "slices"] and "mri-x4-d3ip" in entry["presets"]
+    assert "chung2024ddip" in entry["citation"]
+    assert nib.load(site.folder / "out.nii.gz").shape == (32, 32, 4)

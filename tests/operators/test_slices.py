@@ -12,7 +12,7 @@ from recon.operators import slices
 from recon.operators.inpaint import Inpaint
 from recon.operators.mri import CartesianMRI
 from recon.operators.registry import build, draw
-from recon.operators.slices import Slicewise
+from recon.operators.slices import Slicewise, chosen_of
 
 
 def mask(seed: int, share: float = 0.6) -> torch.Tensor:
@@ -74,3 +74,15 @@ def test_thick_slices_are_means_of_thin_ones():
         build(draw("slice-average", {"factor": 3}, (1, 4, 5, 5), 0))
     with pytest.raises(ConfigError, match="expects a volume"):
         build(draw("slice-average", {}, (1, 5, 5), 0))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_some_slices_are_measured_as_among_all(shared):
+    masks = [(torch.rand(4, 4, generator=torch.Generator().manual_seed(z)) < 0.5).float() for z in range(5)]
+    parts = [Inpaint((1, 4, 4), mask) for mask in masks]
+    whole = 2.0 * (Slicewise(parts[:1], 5) if shared else Slicewise(parts))
+    x = torch.randn(1, 1, 5, 4, 4, generator=torch.Generator().manual_seed(9))
+    some = chosen_of(whole, [3, 0, 4])
+    assert some is not None
+    assert torch.equal(some.forward(x[:, :, [3, 0, 4]]), whole.forward(x)[:, [3, 0, 4]])
+    assert chosen_of(build(draw("slice-average", {"factor": 2}, (1, 4, 8, 8), 0)), [0]) is None

@@ -82,6 +82,14 @@ def test_it_is_the_prior_at_first_and_another_once_trained(name):
     assert torch.equal(base(x, 0.7).x0, expected)
 
 
+def test_merging_leaves_everything_trainable():
+    lora = adapted(prior(), biases=True)
+    names = list(lora.state())
+    merged = lora.merged()
+    assert list(lora.state()) == names and any(name.endswith("bias") for name in names)
+    assert not any(p.requires_grad for p in merged.network.parameters())
+
+
 def test_layers_are_the_literal_form():
     g = torch.Generator().manual_seed(0)
     settings = AdapterSettings(rank=2, scale=0.5)

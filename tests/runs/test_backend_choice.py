@@ -56,6 +56,12 @@ def test_auto_takes_onnx_runtime_where_it_can_and_is_worth_it(monkeypatch):
     assert chosen() == "eager"
 
 
+def test_methods_that_train_the_network_take_it_as_it_is():
+    assert chosen(method="d3ip") == chosen("eager", method="ddip") == "eager"
+    with pytest.raises(ConfigError, match="'d3ip' trains a copy of the network, which backend 'compile' freezes"):
+        chosen("compile", method="d3ip")
+
+
 def test_what_is_asked_for_is_taken_or_refused(monkeypatch):
     for name in ("eager", "compile", "onnxruntime"):
         assert chosen(name, evaluations=1) == name

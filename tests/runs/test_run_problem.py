@@ -547,3 +547,14 @@ def test_data_that_do_not_fit_the_operator_of_their_file_are_refused(y, noise, w
 def test_poisson_data_need_a_gain():
     with pytest.raises(InputError, match="gain above 0"):
         resolve_input(Measurement(head(), noise=NoiseSpec("poisson")), config(), None)
+
+
+def test_the_first_images_do_not_depend_on_how_many_go_together(monkeypatch):
+    from recon.runs import scaling
+
+    op = operator("blur")
+    y = op.forward(torch.rand(5, *op.in_shape, generator=torch.Generator().manual_seed(0)))
+    whole = scaling.first_reconstruction(op, y)
+    monkeypatch.setattr(scaling, "TOGETHER", 2 * torch.Size(op.in_shape).numel())
+    assert whole.shape == (5, *op.in_shape)
+    torch.testing.assert_close(scaling.first_reconstruction(op, y), whole, rtol=1e-5, atol=1e-5)

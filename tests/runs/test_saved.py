@@ -29,6 +29,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "dds-3d": {"steps": 5, "weighting": "matched"},
     "diffusion-mbir": {"steps": 5},
     "dds": {"steps": 3},
+    "d3ip": {"steps": 4, "adapt_steps": 2, "start": "noise", "weighting": "matched"},
+    "ddip": {"steps": 2, "adapt_steps": 2},
 }
 
 
@@ -89,7 +91,8 @@ def test_any_interruption_is_made_good_bit_for_bit(request_of, tmp_path, method)
     whole = request_of(method, "whole.npy")
     reconstruct(whole, ignore, None)
     expected = outputs(tmp_path, "whole")
-    steps = METHODS[method]["steps"] * (2 if method != "dds" else 6)
+    # two samples of a volume, or of each of three images
+    steps = METHODS[method]["steps"] * (6 if method in ("dds", "ddip") else 2)
     for stop in range(1, steps + 1, 1 if method == "dds-3d" else 4):
         run = request_of(method)
         with pytest.raises(Stop) as caught:
@@ -118,17 +121,19 @@ def test_any_interruption_is_made_good_bit_for_bit(request_of, tmp_path, method)
             path.unlink()
 
 
-def test_statistics_of_a_resumed_run_are_those_of_a_whole_one(request_of, tmp_path):
+@pytest.mark.parametrize("method", ["dds-3d", "d3ip"])
+def test_statistics_of_a_resumed_run_are_those_of_a_whole_one(request_of, tmp_path, method):
     facts = []
     for name, stop in (("whole.npy", None), ("out.npy", 7)):
-        run = request_of("dds-3d", name)
+        run = request_of(method, name)
         if stop:
             with pytest.raises(Stop):
                 reconstruct(run, ignore, interrupt_after(stop))
             run = replace(run, resume=True)
         reconstruct(run, ignore, None)
         facts.append(json.loads((tmp_path / f"{name}.json").read_text())["Recon"])
-    for key in ("NFE", "OperatorCalls", "Residual", "Chunk", "Threads"):
+    assert facts[0]["NFE"] == facts[0]["Plan"]["network_evaluations"]
+    for key in ("NFE", "Backprops", "OperatorCalls", "Residual", "Chunk", "Threads"):
         assert facts[0][key] == facts[1][key]
 
 

@@ -145,3 +145,45 @@ def dense_problem(
 def relative(a: Tensor, b: Tensor) -> float:
     """Return ||a - b||/||b||."""
     return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
+
+
+class ConvNet(nn.Module):
+    """Two convolutions, of x_vp and t to eps, as `EpsNet`; adapters fit beside its layers."""
+
+    def __init__(self, channels: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(seed)
+        self.channels, self.alpha_bars = channels, torch.from_numpy(vp_alpha_bars())
+        self.each = self.alpha_bars.tolist()
+        self.first, self.last = (nn.Conv2d(a, b, 3, padding=1) for a, b in ((channels, 4), (4, channels)))
+        self.to(dtype).requires_grad_(False)
+        for p in self.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=g, dtype=torch.float64))
+
+    def forward(self, x: Tensor, t: int) -> Tensor:
+        """x: (B, C, Y, X) in VP coordinates.  t: 0..999."""
+        out = self.last(torch.tanh(self.first(x) + t / 500))
+        ab = self.each[t]
+        return (1 - ab) ** 0.5 * x + 0.5 * ab**0.5 * out
+
+
+class Convolutional(Denoiser):
+    """The denoiser of N(0, I) plus a small network's change, for real or complex images; notes what it is asked."""
+
+    def __init__(self, channels: int, is_complex: bool = False, dtype: torch.dtype = torch.float32) -> None:
+        self.network: nn.Module = ConvNet(channels * (2 if is_complex else 1), dtype)
+        self.info = PriorInfo(name="convolutional", channels=channels, complex_channels=is_complex)
+        self.asked: list[tuple[Tensor, Tensor]] = []
+        self.graphs: list[bool] = []
+
+    def _denoise(self, x: Tensor, sigma: Tensor, cond: Tensor | None) -> Prediction:
+        self.asked.append((x.detach().clone(), sigma.clone()))
+        s2 = sigma.reshape(-1, *(1,) * (x.ndim - 1)) ** 2
+        shrunk = x / (1 + s2)
+        real = torch.view_as_real(shrunk).movedim(-1, 2).flatten(1, 2) if x.is_complex() else shrunk
+        change = self.network(real, 0)
+        if x.is_complex():
+            change = torch.view_as_complex(change.unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
+        found = shrunk + s2 / (1 + s2) * 0.1 * change
+        self.graphs.append(found.requires_grad)
+        return Prediction(found)

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from sampler_doubles import Convolutional
 
 from recon.data import Problem
 from recon.errors import ReconError
@@ -18,8 +19,8 @@ from recon.samplers.base import SeededNoise
 
 SHAPE = (1, 4, 4)
 SMALL = {
-    "steps": 3, "levels": 3, "iterations": 3, "inner_steps": 2, "prior_steps": 3, "ode_steps": 2, "particles": 4,
-    "draws": 2, "queries": 2,
+    "steps": 3, "adapt_steps": 2, "levels": 3, "iterations": 3, "inner_steps": 2, "prior_steps": 3, "ode_steps": 2,
+    "particles": 4, "draws": 2, "queries": 2,
 }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def literals(kind):
 def asked(name, params):
     """Return the method, and whether each of its network calls wanted a graph; None for settings that do not fit."""
     mask = (torch.rand(4, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
-    operator, prior = Inpaint(SHAPE, mask), Watched()
+    operator, prior = Inpaint(SHAPE, mask), Convolutional(1) if method_class(name).trains_prior else Watched()
     y = operator.forward(torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1)))
     try:
         method = make_method(name, params)
@@ -84,6 +85,14 @@ def test_methods_differentiate_the_prior_where_they_say_so(name):
 
 def test_both_kinds_are_there_and_daps_is_of_both():
     said = {name: make_method(name, {}).differentiates_prior for name in SAMPLERS}
-    assert said["dps"] and said["mmps"] and not said["dds"] and not said["ddnm"] and not said["daps"]
+    assert (
+        said["dps"]
+        and said["mmps"]
+        and said["d3ip"]
+        and said["ddip"]
+        and not said["dds"]
+        and not said["ddnm"]
+        and not said["daps"]
+    )
     assert make_method("daps", {"conditional": "tweedie"}).differentiates_prior
     assert not any(make_method(name, {}).differentiates_prior for name in BASELINES)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sampler_doubles import Saturating, generator
+from kernel_weights import layout, seeded
+from sampler_doubles import Convolutional, Saturating, generator
 from torch import Tensor
 
 from recon.data import Problem
@@ -20,6 +21,7 @@ from recon.errors import ConfigError
 from recon.likelihoods import Gaussian
 from recon.operators.base import LinearOperator, Operator
 from recon.operators.catalog import OPERATORS
+from recon.operators.learned_blur import packed
 from recon.operators.registry import build, draw
 from recon.priors.gaussian import GaussianPrior, power_law_spectrum
 from recon.runs.methods import SAMPLERS, make_method, method_class, missing_needs
@@ -31,6 +33,7 @@ FEW = 4
 RNG = np.random.default_rng(0)
 MAPS = (RNG.standard_normal((2, 8, 8)) + 1j * RNG.standard_normal((2, 8, 8))).astype(np.complex64)
 MASK = (RNG.random((8, 8)) < 0.6).astype(np.uint8)
+NETWORK = packed(seeded(layout(width=2, channels=1, front=1, back=1, factors=(1, 2)), 0), "weights")
 # operators that need more than their kind, and variants that offer other things
 VARIANTS: dict[str, list[tuple[str, dict[str, Any], tuple[int, ...], dict[str, np.ndarray]]]] = {
     "downsample": [("bicubic", {"factor": 2}, (1, 8, 8), {}), ("box", {"factor": 2, "filter": "box"}, (1, 8, 8), {})],
@@ -51,6 +54,7 @@ VARIANTS: dict[str, list[tuple[str, dict[str, Any], tuple[int, ...], dict[str, n
         ("coils", {"shots": 3, "samples": 8, "complex_image": True}, (1, 8, 8), {"maps": MAPS / 4}),
     ],
     "nonlinear-blur": [("motion", {"size": 3}, (1, 8, 8), {})],
+    "learned-blur": [("small", {}, (1, 8, 8), {"weights": NETWORK})],
     "blur-varying": [("gaussian", {"size": 3}, (1, 8, 8), {})],
     "lensless": [("points", {"points": 50.0}, (1, 8, 8), {})],
     "demosaic": [("rggb", {}, (3, 8, 8), {})],
@@ -116,8 +120,10 @@ def test_a_pairing_runs_or_is_refused(name, case):
     if kind.startswith("ct") and isinstance(operator, LinearOperator):
         operator = operator * (1 / unit_norm(operator))  # as the presets of tomography have it
     shape = operator.in_shape
-    prior = GaussianPrior(power_law_spectrum(shape, 2.0, 0.4))
-    truth = prior.sample(1, generator(1), operator.in_dtype)
+    gaussian = GaussianPrior(power_law_spectrum(shape, 2.0, 0.4))
+    truth = gaussian.sample(1, generator(1), operator.in_dtype)
+    trained = Convolutional(shape[0], operator.in_dtype.is_complex)
+    prior = trained if method.trains_prior else gaussian
     y = operator.forward(truth)
     y = y + 0.05 * torch.randn(y.shape, dtype=y.dtype, generator=generator(2))
     if operator.support is not None:
@@ -158,7 +164,7 @@ def test_the_cases_differ_in_what_they_offer():
     operators = [make() for _, make in CASES.values()]
     assert "CartesianMRI" in {type(op).__name__ for op in operators if isinstance(op, LinearOperator)}
     assert {kind for kind, _ in CASES.values()} >= set(OPERATORS)
-    for need in ("gradient", "linear", "adjoint", "pinv", "svd"):
+    for need in ("gradient", "linear", "adjoint", "pinv", "svd", "slices"):
         missed = [bool(missing_needs(Asks(need), op)) for op in operators]  # type: ignore[arg-type]
         assert any(missed) and not all(missed), need
 

@@ -6,7 +6,16 @@ import pytest
 import torch
 from sampler_doubles import generator, relative
 
-from recon.samplers.renoise import ancestral, ddim_a, ddim_b, euler, langevin_corrector, reverse_diffusion
+from recon.priors.base import Prediction
+from recon.samplers.renoise import (
+    ancestral,
+    ddim_a,
+    ddim_b,
+    euler,
+    guided_ddim_b,
+    langevin_corrector,
+    reverse_diffusion,
+)
 from recon.schedules import sigma_from_alpha_bar, vp_alpha_bars
 
 AB = vp_alpha_bars()
@@ -28,6 +37,17 @@ def test_ddim_rules_are_the_vp_rules(t, s, eta):
     assert relative(ddim_a(x0, eps, sigma_t, sigma_s, eta, z), vp_a / math.sqrt(ab_s)) < 1e-12
     vp_b = math.sqrt(ab_s) * x0 + math.sqrt(1 - ab_s) * (eta * z + math.sqrt(1 - eta**2) * eps)
     assert relative(ddim_b(x0, eps, sigma_t, sigma_s, eta, z), vp_b / math.sqrt(ab_s)) < 1e-12
+
+
+@pytest.mark.parametrize("uncond", [False, True])
+@pytest.mark.parametrize("sigma_s", [0.0, 0.6])
+def test_the_guided_rule_is_ddim_b_with_the_networks_noise(uncond, sigma_s):
+    x, x0, other, change, z = (torch.randn(2, 1, 5, 5, generator=generator(k), dtype=torch.float64) for k in range(5))
+    seen = Prediction(x0, x0_uncond=other if uncond else None)
+    corrected, moved = guided_ddim_b(x, seen, change, 1.3, sigma_s, 0.8, z)
+    assert relative(corrected, x0 + change) < 1e-14
+    assert relative(moved, ddim_b(x0 + change, seen.eps(x, 1.3), 1.3, sigma_s, 0.8, z)) < 1e-13
+    assert relative(guided_ddim_b(x, seen, None, 1.3, sigma_s, 0.0, None)[0], x0) == 0
 
 
 @pytest.mark.parametrize(("t", "s"), PAIRS)

@@ -24,6 +24,19 @@ def test_steps_are_those_of_torch(dtype, betas):
         assert torch.equal(gradient, kept)
 
 
+def test_decay_is_that_of_torch():
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(5, dtype=torch.float64, generator=g)
+    theirs = x.clone().requires_grad_()
+    optimiser, ours = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.3), Adam(0.1, decay=0.3)
+    for _ in range(10):
+        gradient = torch.randn(5, dtype=torch.float64, generator=g)
+        theirs.grad = gradient.clone()
+        optimiser.step()
+        ours.step(x, gradient)
+    torch.testing.assert_close(x, theirs.detach(), rtol=1e-12, atol=1e-12)
+
+
 def test_a_quadratic_is_minimised():
     target = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     x, adam = torch.zeros(3, dtype=torch.float64), Adam(0.05)

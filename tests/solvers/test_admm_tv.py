@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from recon.solvers.admm_tv import Duals, SliceDifference, admm_sweep, soft_threshold
+from recon.kernels.fused import soft_threshold
+from recon.solvers.admm_tv import Duals, SliceDifference, admm_sweep
 
 
 def generator(seed):

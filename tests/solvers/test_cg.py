@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon.solvers.cg import conjugate_gradients
+from recon.solvers.cg import conjugate_gradients, differentiable_cg
 
 
 def _generator(seed):
@@ -113,6 +113,19 @@ def test_conjugated_right_hand_side_without_a_start():
     assert _worst(found.x, torch.linalg.solve(matrices, b.conj())) < 1e-9
 
 
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("kernels", ["reference", ""])
+def test_shift_and_weight_are_those_of_the_matrix(monkeypatch, warm, kernels):
+    monkeypatch.setenv("RECON_KERNELS", kernels)
+    matrices, b = _systems(3, 8, torch.complex128)
+    start = torch.ones_like(b) if warm else None
+    weight = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)
+    whole = 0.7 * torch.eye(8, dtype=torch.float64) + weight[..., None] * matrices
+    found = conjugate_gradients(_map(matrices), b, start, 4, shift=0.7, weight=weight)
+    plain = conjugate_gradients(_map(whole), b, start, 4)
+    assert _worst(found.x, plain.x) < 1e-12 and torch.allclose(found.residual, plain.residual, rtol=1e-9)
+
+
 def test_nothing_is_read_off_the_device(monkeypatch):
     def forbidden(self, *args, **kwargs):
         raise AssertionError("a value was read off a tensor")
@@ -123,3 +136,17 @@ def test_nothing_is_read_off_the_device(monkeypatch):
     found = conjugate_gradients(_map(matrices), b, iterations=5)
     monkeypatch.undo()
     assert bool(torch.isfinite(found.residual).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+def test_the_differentiable_form_is_the_same_and_has_its_gradient(dtype, iterations):
+    matrices, b = _systems(2, 5, dtype)
+
+    def matrix(v):
+        return (matrices @ v[..., None])[..., 0]
+
+    found = differentiable_cg(matrix, b, iterations)
+    torch.testing.assert_close(found, conjugate_gradients(matrix, b, iterations=iterations).x, rtol=1e-10, atol=1e-12)
+    leaf = b.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda right: differentiable_cg(matrix, right, iterations), leaf)

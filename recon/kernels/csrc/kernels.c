@@ -6,13 +6,9 @@
 #include <string.h>
 
 #include "crew.h"
+#include "processor.h"
 
-#define ABI 1
-
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define WITH_AVX2
-#include <immintrin.h>
-#endif
+#define ABI 2
 
 enum { LANES = 8, BAND = 32, MARGIN = 16, TILE = 16, SLAB = 8 };
 
@@ -42,18 +38,11 @@ typedef struct {
                                                line 0 and per line; length of a slice over the detector's distance */
 } cone;
 
-typedef float float8 __attribute__((vector_size(32), aligned(32)));
-typedef double double4 __attribute__((vector_size(32), aligned(32)));
-
 static const double LARGEST_COPIES = 5e8; /* bytes of volumes and data, side by side */
 
 enum { WORTH_A_THREAD = 1 << 19 }; /* numbers to copy; below, starting it takes longer */
 
 static int copying_threads(double numbers, int threads) { return numbers < WORTH_A_THREAD ? 1 : threads; }
-
-#define PASTE(a, b) a##_##b
-#define JOIN(a, b) PASTE(a, b)
-#define NAME(x) JOIN(x, SUFFIX)
 
 /* ---- any processor */
 #define REAL float
@@ -94,12 +83,7 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #undef SUFFIX
 
 #ifdef WITH_AVX2
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+#include "avx2_begin.h"
 #define REAL float
 #define ITEM float
 #define ITEMS 1
@@ -138,26 +122,8 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #undef ITEM
 #undef ITEMS
 #undef SUFFIX
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
+#include "avx2_end.h"
 #endif
-#endif
-
-#if defined(__GNUC__)
-#define EXPORT __attribute__((visibility("default")))
-#else
-#define EXPORT
-#endif
-
-static int has_avx2(void) {
-#ifdef WITH_AVX2
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return 0;
-#endif
-}
 
 EXPORT int recon_abi(void) { return ABI; }
 
