@@ -66,8 +66,9 @@ def cone_backprojection(data: Tensor, geometry: ConeGeometry) -> Tensor:
     z = (np.arange(geometry.shape[0]) - (geometry.shape[0] - 1) / 2) * geometry.slice_distance
     heights, plane = torch.from_numpy(z).to(data)[:, None], y.size * x.size
     # one view a thread, and as many slices as a processor's cache holds; the sums' order is that of the views
-    together = max(4, torch.get_num_threads())
-    slices = max(1, CONE_BLOCK["cpu" if data.device.type == "cpu" else "gpu"] // (together * plane))
+    together = min(max(4, torch.get_num_threads()), 16)
+    block_size = CONE_BLOCK["cpu" if data.device.type == "cpu" else "gpu"]
+    slices = max(1, block_size // (together * plane * len(data)))
     volume = data.new_zeros(data.shape[0], z.size, plane)
     middle = data.new_tensor((1 - 2 * geometry.row_axis()[0] / geometry.pitch[0]) / rows - 1)
     for first in range(0, len(cos), together):

@@ -57,6 +57,22 @@ def with_backend(prior: Denoiser, backend: str, threads: int) -> Denoiser:
 
 
 @final
+class WarmBackends:
+    """`with_backend` for many runs with the same priors: a network is exported or compiled for the first alone."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[nn.Module, str, int], nn.Module] = {}
+
+    def __call__(self, prior: Denoiser, backend: str, threads: int) -> Denoiser:
+        if backend == "eager":
+            return with_backend(prior, backend, threads)
+        key = (network_of(prior), backend, threads)
+        if key not in self._made:
+            self._made[key] = network_of(with_backend(prior, backend, threads))
+        return with_network(prior, self._made[key])
+
+
+@final
 class CompiledNetwork(nn.Module):
     """A network compiled by torch at its first call of each kind of input. Raises ResourceError where that fails."""
 

@@ -14,6 +14,7 @@ from recon.config.schema import Config
 from recon.data import Measurement
 from recon.errors import ReconError
 from recon.io.registry import read_measurement
+from recon.priors.backends import WarmBackends
 from recon.priors.catalog import prior_path
 from recon.priors.open import open_prior
 from recon.runs.manifest import BatchItem
@@ -66,8 +67,8 @@ def run_batch(
 ) -> Iterator[BatchResult]:
     """Yield the result of each item in turn; an item that fails does not stop the others, unless `fail_fast`.
 
-    A prior is opened once. The next input is read while the network works. Outputs appear whole or not at all, so a
-    batch that was killed goes on with `skip_existing`.
+    A prior is opened once, and exported once where its backend asks for it. The next input is read while the network
+    works. Outputs appear whole or not at all, so a batch that was killed goes on with `skip_existing`.
     Raises before any work: OutputExistsError where an output exists and neither `skip_existing` nor `force` is set,
     ConfigError or ResourceError for a method or prior that no item could use.
     """
@@ -79,6 +80,7 @@ def run_batch(
     done = _finished(request)
     yield from (BatchResult(item, SKIPPED) for item in request.items if item in done)
     work, opener = [item for item in request.items if item not in done], functools.cache(open_prior)
+    accelerate = WarmBackends()
     with ThreadPoolExecutor(1) as reader:
         reads = deque(_read(reader, item) for item in work[:1])
         for number, item in enumerate(work):
@@ -86,7 +88,7 @@ def run_batch(
             reads.extend(_read(reader, following) for following in work[number + 1 : number + 2])
             on_start(len(done) + number + 1, item)
             try:
-                report = reconstruct(_single(request, item), on_plan, on_progress, opener, read.result())
+                report = reconstruct(_single(request, item), on_plan, on_progress, opener, read.result(), accelerate)
             except Exception as err:
                 yield BatchResult(item, FAILED, error=_told(err))
                 if request.fail_fast:

@@ -67,6 +67,9 @@ class Outcome:
         return mean_and_std(self.samples)[1]
 
 
+Accelerate = Callable[[Denoiser, str, int], Denoiser]
+
+
 class Diverged(NumericalError):
     """A method diverged.
 
@@ -79,14 +82,20 @@ class Diverged(NumericalError):
         self.last = last
 
 
-def execute(plan: Plan, on_progress: Callable[[Progress], None] | None = None, keeper: Keeper | None = None) -> Outcome:
+def execute(
+    plan: Plan,
+    on_progress: Callable[[Progress], None] | None = None,
+    keeper: Keeper | None = None,
+    accelerate: Accelerate = with_backend,
+) -> Outcome:
     """Return the outcome of a plan. Raises Diverged if a method did.
 
-    keeper: takes in what is done, and knows what was done before the run was interrupted.
+    keeper: takes in what is done, and knows what was done before the run was interrupted.  accelerate: gives a prior
+    the plan's backend.
     """
     start = time.monotonic()
     prior = plan.prior.to(plan.device) if plan.prior is not None else None
-    prior = with_backend(prior, plan.backend, plan.threads) if prior is not None else None
+    prior = accelerate(prior, plan.backend, plan.threads) if prior is not None else None
     a, b = plan.window.affine(plan.value_range)
     counts = {"nfe": 0, "backprops": 0, "operator_calls": 0}
     stacks, residuals, mean_residuals, spreads, sound = [], [], [], [], True

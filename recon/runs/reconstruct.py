@@ -19,9 +19,10 @@ from recon.io.registry import read_measurement, read_volume, write_volume
 from recon.io.source import real_name, split_inner
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
+from recon.priors.backends import with_backend
 from recon.priors.base import Denoiser
 from recon.priors.open import open_prior
-from recon.runs.execute import Diverged, Outcome, Progress, execute
+from recon.runs.execute import Accelerate, Diverged, Outcome, Progress, execute
 from recon.runs.operator_files import load_operator
 from recon.runs.outputs import (
     OutputNames,
@@ -120,8 +121,9 @@ def reconstruct(
     on_progress: OnProgress | None,
     opener: Opener = open_prior,
     measurement: Measurement | None = None,
+    accelerate: Accelerate = with_backend,
 ) -> RunReport:
-    """Run a request from files to files; opener, measurement: see `plan_request`.
+    """Run a request from files to files; opener, measurement: see `plan_request`; accelerate: see `execute`.
 
     Raises ReconError; nothing is left behind on failure, but for the last good state of a method that diverged.
     """
@@ -133,7 +135,7 @@ def reconstruct(
     keeper = _keeper(request, plan, saved)
     on_plan(plan)
     try:
-        outcome = execute(plan, on_progress, keeper)
+        outcome = execute(plan, on_progress, keeper, accelerate)
         report = _finish(request, plan, outcome, truth, started)
     except Diverged as err:
         _keep_last(request, plan, err, started)

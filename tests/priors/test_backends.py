@@ -11,7 +11,7 @@ from torch import nn
 
 from recon.errors import ConfigError, ResourceError
 from recon.priors import backends
-from recon.priors.backends import BACKENDS, missing_packages, with_backend
+from recon.priors.backends import BACKENDS, WarmBackends, missing_packages, with_backend
 from recon.priors.base import PriorInfo
 from recon.priors.channels import ComplexPairs
 from recon.priors.edm import EDMDenoiser
@@ -211,3 +211,18 @@ def test_the_compiled_network_is_the_network_and_has_gradients():
         leaf = x.clone().requires_grad_()
         slopes.append(torch.autograd.grad(one(leaf, 0.7).x0.square().sum(), leaf)[0])
     assert error(*slopes) < 1e-4
+
+
+@onnx
+def test_warm_backends_export_a_network_once_for_all_wrappers_of_it(monkeypatch):
+    from recon.priors import onnx_network
+
+    made, export = [], onnx_network.exported
+    monkeypatch.setattr(onnx_network, "exported", lambda *args: made.append(args) or export(*args))
+    warm, eager, x = WarmBackends(), prior("unet"), image(1, 1, 16, 16)
+    first, second = warm(eager, "onnxruntime", 1), warm(Tiled(eager, 8, 4), "onnxruntime", 1)
+    found = first(x, 0.7).x0
+    second(x, 0.7)
+    assert len(made) == 1
+    assert torch.equal(found, with_backend(eager, "onnxruntime", 1)(x, 0.7).x0)
+    assert warm(eager, "eager", 1) is eager
