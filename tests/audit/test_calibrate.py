@@ -102,7 +102,7 @@ def test_a_calibration_of_a_preset(tmp_path):
     path.write_bytes(found.encode())
     assert read_calibration(path) == found
     assert found.conflicts(_config()) == []
-    other = resolve("sr4-dps").config
+    other = resolve("sr4-dps", flags={"prior.name": "photo"}).config
     assert found.conflicts(other) == [
         "the calibration is for method 'dds', not 'dps'",
         "the calibration is for operator 'denoise', not 'downsample'",

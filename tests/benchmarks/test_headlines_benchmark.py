@@ -28,6 +28,7 @@ SMALL = {
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     spec = spec_from_file_location("headlines", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)

@@ -89,7 +89,8 @@ def test_unknown_names_offer_the_nearest(measured, arguments, words):
 
 
 def test_channel_mismatch(pictures):
-    refuses(pictures, 4, "1 channel", "3", command=("run", "rgb.png", "out.png", "--preset", "denoise-dds"))
+    command = ("run", "rgb.png", "out.png", "--preset", "denoise-dds", "--prior", "brain-mri")
+    refuses(pictures, 4, "1 channel", "3", command=command)
 
 
 def test_existing_output_is_refused_before_anything_is_loaded_and_force_overwrites(measured):
