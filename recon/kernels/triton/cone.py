@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from recon.kernels.triton.fan import detector_at, gap_to, nearest
-from recon.kernels.triton.fixed import BITS, MISS, ONE, first_beyond, fraction, weight, whole
+from recon.kernels.triton.fixed import BITS, MISS, ONE, first_beyond, fraction, rest, weight, whole
 
 
 @triton.jit
@@ -75,19 +75,19 @@ def project_cone(
 
     total = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], REAL)
     for line in range(0, tl.maximum(rows, columns)):
-        index, f = whole(position), fraction(position, REAL)
+        index, e, f = whole(position), rest(position, REAL), fraction(position, REAL)
         index = tl.where(line < lines, index, -2)
         part = lambda_at(line + 0 * ray, deep, deeper, far)
         level = in_fixed(tl.fma(part, lowest, centre)) + v * in_fixed(part * pitch)
-        below, g = whole(level), fraction(level, REAL)
+        below, d, g = whole(level), rest(level, REAL), fraction(level, REAL)
         lower = at + below.to(tl.int64) * plane + (line * width + index)
         left, right = (index >= 0) & (index < width), (index >= -1) & (index < width - 1)
         low, high = (below >= 0) & (below < slices), (below >= -1) & (below < slices - 1)
         a = tl.load(lower, mask=left & low, other=0.0)
         b = tl.load(lower + 1, mask=right & low, other=0.0)
-        a += g * (tl.load(lower + plane, mask=left & high, other=0.0) - a)
-        b += g * (tl.load(lower + plane + 1, mask=right & high, other=0.0) - b)
-        total += a + f * (b - a)
+        a = d * a + g * tl.load(lower + plane, mask=left & high, other=0.0)
+        b = d * b + g * tl.load(lower + plane + 1, mask=right & high, other=0.0)
+        total += e * a + f * b
         position += step
 
     tall = tl.load(height + ray, mask=known, other=0.0).to(REAL)

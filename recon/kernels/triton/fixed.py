@@ -23,11 +23,14 @@ def whole(position):
 
 @triton.jit
 def fraction(position, REAL: tl.constexpr):
-    """Return the distance from that pixel, in [0, 1), as REAL: cut to 24 bits in float32."""
-    if REAL == tl.float64:
-        return (position & (ONE - 1)).to(tl.float64) * 2.0**-48
-    else:
-        return ((position >> (BITS - 24)) & 0xFFFFFF).to(tl.int32).to(tl.float32) * 2.0**-24
+    """Return the distance f from that pixel, in [0, 1], rounded to REAL."""
+    return (position & (ONE - 1)).to(REAL) * 2.0**-48
+
+
+@triton.jit
+def rest(position, REAL: tl.constexpr):
+    """Return 1 - f, rounded to REAL once: a ray that grazes a pixel keeps all its digits, which 1 - fraction loses."""
+    return ((position & (ONE - 1)) - ONE).to(REAL) * -(2.0**-48)
 
 
 @triton.jit
@@ -48,6 +51,5 @@ def first_beyond(gap, pitch, inverse, REAL: tl.constexpr):
 @triton.jit
 def weight(gap, REAL: tl.constexpr):
     """Return what a pixel takes of a ray that passes `gap` beyond it: 1 - |gap|, or 0 from a whole pixel on."""
-    f = fraction(gap, REAL)
     i = whole(gap)
-    return tl.where(i == 0, 1 - f, tl.where(i == -1, f, 0.0))
+    return tl.where(i == 0, rest(gap, REAL), tl.where(i == -1, fraction(gap, REAL), 0.0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from recon.kernels.triton.fixed import MISS, fraction, whole
+from recon.kernels.triton.fixed import MISS, fraction, rest, whole
 
 
 @triton.jit
@@ -40,12 +40,12 @@ def project_rays(
 
     total = tl.zeros([BLOCK_BATCH, BLOCK_RAYS], REAL)
     for line in range(0, tl.maximum(rows, columns)):
-        index, f = whole(position), fraction(position, REAL)
+        index, e, f = whole(position), rest(position, REAL), fraction(position, REAL)
         index = tl.where(line < lines, index, -2)
         pixel = at + (line * width + index)[None, :]
         left = tl.load(pixel, mask=held & (index >= 0) & (index < width)[None, :], other=0.0)
         right = tl.load(pixel + 1, mask=held & (index >= -1) & (index < width - 1)[None, :], other=0.0)
-        total += left + f[None, :] * (right - left)
+        total += e[None, :] * left + f[None, :] * right
         position += step
 
     total *= tl.load(height + ray, mask=known, other=0.0).to(REAL)[None, :]
