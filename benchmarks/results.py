@@ -119,10 +119,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def digest(resolved: Resolved) -> str:
-    """Return a short hash of everything that determines the result, the weights included."""
+    """Return a short hash of everything that determines the result: of a prior, which baselines ignore, its weights."""
     config = resolved.config
-    weights = "" if config.method.name in BASELINES else file_sha256(prior_path(config.prior.name))
-    content = json.dumps(config.model_dump(mode="json"), sort_keys=True) + weights
+    baseline = config.method.name in BASELINES
+    weights = "" if baseline else file_sha256(prior_path(config.prior.name))
+    content = (
+        json.dumps(config.model_dump(mode="json", exclude={"prior"} if baseline else None), sort_keys=True) + weights
+    )
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

@@ -15,7 +15,7 @@ import itertools
 import json
 import sys
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
             row: dict[str, Any] = {"suite": args.suite, "problem": problem, "method": name, "settings": settings}
             if _key(row) in done:
                 continue
-            row |= _measured(problem, name, settings, suite, known[name]["crop"], args.prior)
+            row |= _measured(problem, name, settings, suite, args.prior)
             with out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), file=sys.stderr, flush=True)
@@ -72,14 +72,14 @@ def _key(row: dict[str, Any]) -> str:
 
 
 def _measured(
-    problem: str, method: str, settings: dict[str, Any], suite: dict[str, Any], crop: int, prior: str | None
+    problem: str, method: str, settings: dict[str, Any], suite: dict[str, Any], prior: str | None
 ) -> dict[str, Any]:
     sets = [f"method.{key}={json.dumps(value)}" for key, value in settings.items()]
     found: dict[str, list[float]] = defaultdict(list)
     try:
         resolved = configure(problem, method, SAMPLES, prior or suite.get("prior"), sets)
         for _, _, truth in cases(suite, []):
-            scores = measure(problem, method, cropped(truth, crop), resolved, SAMPLES)
+            scores = measure(problem, method, cropped(truth, suite["crop"]), resolved, SAMPLES)
             error_one, error_two = (10 ** (-scores[key] / 10) for key in ("single_psnr", "psnr"))
             found["psnr_infinite"].append(-10 * np.log10(max(2 * error_two - error_one, 1e-10)))
             for key in ("single_psnr", "psnr", "residual", "seconds_per_sample", "nfe"):
@@ -123,10 +123,11 @@ def table(args: argparse.Namespace) -> None:
 def write(args: argparse.Namespace) -> None:
     """Write the chosen settings as presets PROBLEM-METHOD.toml."""
     known, suites = tomllib.loads(CANDIDATES.read_text()), tomllib.loads(SUITES.read_text())
-    for (problem, name), row in best(read_rows([Path(args.out)])).items():
+    rows = read_rows([Path(args.out)])
+    tried = Counter((row["problem"], row["method"]) for row in rows if "error" not in row)
+    for (problem, name), row in best(rows).items():
         described = tomllib.loads((Path(args.folder) / "problems" / f"{problem}.toml").read_text())["description"]
         steps = f", {row['nfe']:.0f} network evaluations"
-        tried = list(candidates(known[name], problem))
         lines = [
             f'extends = "problems/{problem}"',
             f'description = "{described}; {known[name]["title"]}{steps}"',
@@ -136,7 +137,7 @@ def write(args: argparse.Namespace) -> None:
             f'name = "{suites[row["suite"]].get("prior", "brain-mri")}"',
             "",
             *(f"# {line}" for line in known[name].get("note", [])),
-            f"# the best of {len(tried)} on images that the prior was trained on (benchmarks/tune.py)",
+            f"# the best of {tried[problem, name]} on images that the prior was trained on (benchmarks/tune.py)",
             "[method]",
             f'name = "{name}"',
             *(f"{key} = {json.dumps(value)}" for key, value in row["settings"].items()),

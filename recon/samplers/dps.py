@@ -42,7 +42,8 @@ class DPS(Method):
     form: "ancestral" (the authors' DDPM step; with the learned variance where the network has one), "sde" or "ode"
         (InverseBench's Euler steps, in VP coordinates on VP grids).
     norm: what is differentiated: "norm" ||r|| (the authors' code), "squared" ||r||^2 (the paper's algorithm), "poisson"
-        ||r|| mean(1/|y|) over the measured values (the code for Poisson noise).
+        ||r|| mean(1/|y|) over the measured values (the code for Poisson noise), "rms" sqrt(m) ||r|| of m measured
+        values (ours: the step at a pixel then does not depend on the size of the image, nor does the best zeta).
     clip: clamp x0hat to the prior's value range, as the authors do; complex images are never clamped.
     """
 
@@ -58,7 +59,7 @@ class DPS(Method):
     grid: str = "vp"
     zeta: float = 0.5
     form: Literal["ancestral", "sde", "ode"] = "ancestral"
-    norm: Literal["norm", "squared", "poisson"] = "norm"
+    norm: Literal["norm", "squared", "poisson", "rms"] = "norm"
     clip: bool = True
 
     def __post_init__(self) -> None:
@@ -118,9 +119,9 @@ class DPS(Method):
         return ancestral(x0, eps, sigma_t, sigma_s, z, mix)
 
     def _weight(self, problem: Problem) -> Tensor | float:
-        """Return mean(1/|y|) over the measured values, (1 or B,), for the Poisson norm; else 1."""
+        """Return mean(1/|y|) over the m measured values, (1 or B,), for the Poisson norm; sqrt(m) for "rms"; else 1."""
         if self.norm != "poisson":
-            return 1.0
+            return problem.operator.measured() ** 0.5 if self.norm == "rms" else 1.0
         inverse = 1 / problem.y.abs().clamp_min(POISSON_FLOOR)
         support = problem.operator.support
         held = torch.ones_like(inverse) if support is None else (support != 0).to(inverse.dtype).expand_as(inverse)

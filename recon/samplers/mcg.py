@@ -44,7 +44,8 @@ class MCG(Method):
     colour      form "corrector-predictor", steps 2000, grid "ve", alpha 0.1, clip false
     CT          form "predictor-corrector" (the predictor unguided), steps 2000, grid "ve", alpha 0.1, noised "none",
                 norm "image", inverse "kaczmarz", relax (1, 0.6), share = views/180, clip false
-    alpha: weight of the gradient of the misfit's norm ("data"), or of the norm of B times it ("image").
+    alpha: weight of the gradient of the misfit's norm ("data"; "rms": times sqrt(m) of m measured values, ours, so that
+    alpha does not depend on the size of the image), or of the norm of B times it ("image").
     inverse: B: "auto" by SVD or `iterations` of CG, "pinv" the operator's own, "cg", or "kaczmarz" (then the gradient
     uses "pinv").  noised: fit data noised to the level left, the level reached, or not.  relax: of the fit, first and
     last.  share: of B A that the gradient loses.  snr: of the Langevin corrector.  clip: clamp x0hat of real images.
@@ -62,7 +63,7 @@ class MCG(Method):
     steps: int = 1000
     grid: str = "vp"
     alpha: float = 1.0
-    norm: Literal["data", "image"] = "data"
+    norm: Literal["data", "image", "rms"] = "data"
     inverse: Literal["auto", "pinv", "cg", "kaczmarz"] = "auto"
     iterations: int = 10
     noised: Literal["now", "next", "none"] = "now"
@@ -102,6 +103,7 @@ class MCG(Method):
         inner = measured_subspace(operator, "pinv", self.iterations, x) if self.inverse == "kaczmarz" else fitting
         if self.norm == "image" and not inner.differentiable:
             raise ConfigError(f"mcg with norm 'image' cannot use CG for {operator!r}", "use inverse=pinv or norm=data")
+        scale = math.sqrt(count) if self.norm == "rms" else 1.0
         for i, (t, s) in enumerate(pairwise(sigmas)):
             for stage in self.form.split("-"):
                 stats.nfe += 1
@@ -112,7 +114,7 @@ class MCG(Method):
                 with torch.enable_grad():
                     x0 = within_range(traced.seen.x0, prior) if self.clip else traced.seen.x0
                     z = operator.forward(x0)
-                    loss = per_item_norm(y - z if self.norm == "data" else inner.back(y - z))
+                    loss = scale * per_item_norm(inner.back(y - z) if self.norm == "image" else y - z)
                 x0, slope = x0.detach(), inner.unmeasured(traced.slope(loss), self.share)
                 stats.residuals.append(problem.likelihood.residual(z.detach(), problem.y, count))
                 k, level = self._dirt(stage, t, s)
@@ -121,7 +123,7 @@ class MCG(Method):
                 x = fitting.fit(x, k * y, first + (last - first) * i / (len(sigmas) - 1), dirt)
                 x.add_(slope, alpha=-self.alpha * (math.sqrt((1 + s**2) * (1 + t**2)) if is_vp(self.grid) else 1.0))
                 stats.backprops += 1
-                stats.operator_calls += 4 + fitting.calls + inner.calls * (1 if self.norm == "data" else 3)
+                stats.operator_calls += 4 + fitting.calls + inner.calls * (3 if self.norm == "image" else 1)
             guard.keep(x0, stats.residuals[-1])
             on_step(Step(i, len(sigmas) - 1, s, x0))
             if guard.diverged(i):

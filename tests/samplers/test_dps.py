@@ -21,6 +21,7 @@ from recon import schedules
 from recon.data import Problem
 from recon.errors import ConfigError
 from recon.likelihoods import Gaussian
+from recon.operators.denoise import Identity
 from recon.priors.base import Denoiser, Prediction, PriorInfo
 from recon.priors.gaussian import GaussianPrior, power_law_spectrum
 from recon.samplers.base import SeededNoise, Status
@@ -373,3 +374,31 @@ def test_network_calls_is_the_number_of_levels():
     assert DPS(steps=30, grid="edm").network_calls == 30
     quadratic = DPS(steps=900, grid="vp-quadratic")
     assert quadratic.network_calls == len(schedules.grid("vp-quadratic", 900)) - 1 < 900
+
+
+class Tiled:
+    """The same noise in each of n x n tiles."""
+
+    def __init__(self, source, n):
+        self.source, self.n = source, n
+
+    def normal(self, shape, dtype):
+        return self.source.normal((*shape[:-2], *(side // self.n for side in shape[-2:])), dtype).tile(self.n, self.n)
+
+
+RMS = {"zeta": 0.02, "norm": "rms"}
+
+
+def test_the_step_of_the_rms_does_not_depend_on_the_size_of_the_image():
+    y = torch.randn(1, 1, 5, 6, dtype=torch.float64, generator=generator(4))
+
+    def sampled(n, settings):
+        data, noise = y.tile(n, n), Tiled(SeededNoise(5, [0]), n)
+        shape = tuple(data.shape[1:])
+        problem, prior = Problem(Identity(shape), data, Gaussian(0.1)), GaussianPrior(torch.full(shape, 0.3), 0.2)
+        return DPS(steps=20, clip=False, **settings).sample(prior, problem, None, noise, (1, *shape)).samples
+
+    small = sampled(1, RMS)
+    assert float((small - y).std()) < float(y.std())  # the data count
+    torch.testing.assert_close(sampled(3, RMS), small.tile(3, 3))
+    torch.testing.assert_close(sampled(1, {"zeta": 0.02 * 30**0.5}), small)

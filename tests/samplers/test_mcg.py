@@ -327,6 +327,17 @@ def test_operator_calls_are_counted_truly(settings):
     assert len(calls) - setting_up + backward == result.stats.operator_calls
 
 
+def test_rms_weighs_the_gradient_with_the_root_of_the_number_of_values():
+    problem = inpainting_problem(torch.float64)
+    scale = problem.operator.measured() ** 0.5
+    found = [
+        method.sample(VPDenoiser(EpsNet(1, False)), problem, None, SeededNoise(0, [0]), SHAPE).samples
+        for method in (MCG(steps=8, alpha=0.1, norm="rms"), MCG(steps=8, alpha=0.1 * scale), MCG(steps=8, alpha=0.1))
+    ]
+    torch.testing.assert_close(found[0], found[1])
+    assert relative(found[0], found[2]) > 1e-4
+
+
 def test_divergence_stops_early_and_returns_finite_values():
     seen = []
 
