@@ -20,6 +20,7 @@ import time
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,24 @@ KEYS = ("suite", "problem", "method", "image", "item", "samples", "settings")
 
 
 def cases(suite: dict[str, Any], images: list[str]) -> Iterator[tuple[str, int, Volume]]:
-    """Yield (file, item, image) for every slice of the suite's images."""
+    """Yield (file, item, image) for every slice of the suite's images, cropped to its side."""
     for name in images or suite["images"]:
         with as_file(files("recon.sample_data") / name) as path:
             volume = read_volume(path)
         count = to_stack(volume).shape[0]
         for item in range(count):
-            yield name, item, take_item(volume, item) if count > 1 else volume
+            yield name, item, cropped(take_item(volume, item) if count > 1 else volume, suite.get("crop"))
+
+
+def cropped(truth: Volume, side: int | None) -> Volume:
+    """Return the central square of an image; the whole image without a side."""
+    if side is None:
+        return truth
+    window = tuple(
+        slice((n - side) // 2, (n - side) // 2 + side) if axis in ("y", "x") else slice(None)
+        for axis, n in zip(truth.geometry.axes, truth.array.shape, strict=True)
+    )
+    return Volume(np.ascontiguousarray(truth.array[window]), replace(truth.geometry, affine=None))
 
 
 def measure(problem: str, method: str, truth: Volume, resolved: Resolved, samples: int) -> dict[str, Any]:

@@ -17,14 +17,12 @@ import sys
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from results import SUITES, cases, configure, measure, read_rows
 
-from recon.data import Volume
 from recon.errors import ReconError
 
 CANDIDATES = Path(__file__).with_name("tuning.toml")
@@ -38,17 +36,6 @@ def candidates(method: dict[str, Any], problem: str) -> Iterator[dict[str, Any]]
     base, tried = method["base"] | special.get("base", {}), special.get("try", method["try"])
     for values in itertools.product(*tried.values()):
         yield base | dict(zip(tried, values, strict=True))
-
-
-def cropped(truth: Volume, side: int) -> Volume:
-    """Return the central square of an image; side 0 is the whole image."""
-    if not side:
-        return truth
-    window = tuple(
-        slice((n - side) // 2, (n - side) // 2 + side) if axis in ("y", "x") else slice(None)
-        for axis, n in zip(truth.geometry.axes, truth.array.shape, strict=True)
-    )
-    return Volume(np.ascontiguousarray(truth.array[window]), replace(truth.geometry, affine=None))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,7 +66,7 @@ def _measured(
     try:
         resolved = configure(problem, method, SAMPLES, prior or suite.get("prior"), sets)
         for _, _, truth in cases(suite, []):
-            scores = measure(problem, method, cropped(truth, suite["crop"]), resolved, SAMPLES)
+            scores = measure(problem, method, truth, resolved, SAMPLES)
             error_one, error_two = (10 ** (-scores[key] / 10) for key in ("single_psnr", "psnr"))
             found["psnr_infinite"].append(-10 * np.log10(max(2 * error_two - error_one, 1e-10)))
             for key in ("single_psnr", "psnr", "residual", "seconds_per_sample", "nfe"):
