@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import as_file, files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,10 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-from results import digest
+from results import cases, digest
 
 from recon.config.resolve import Resolved, resolve
-from recon.data import Volume, take_item, to_stack
-from recon.io.registry import read_volume
+from recon.data import Volume, to_stack
 from recon.metrics.evaluate import evaluate
 from recon.metrics.protocols import find_protocol
 from recon.runs.execute import Outcome, execute
@@ -57,6 +56,7 @@ class Headline:
 
     images, tuning: committed files to report on, and to choose settings on.  prior: its name.
     samples: drawn of each image.  score: "one" (their mean score) or "best" (the best one, labelled).
+    crop: side of the central square that is taken of each image, in pixels; None for the whole.
     """
 
     problem: str
@@ -66,6 +66,7 @@ class Headline:
     samples: int
     score: str
     contestants: tuple[Contestant, Contestant]
+    crop: int | None = None
 
 
 BRAINS = ("brain_test_axial.nii.gz",), ("brain_tuning.nii.gz",)
@@ -78,7 +79,7 @@ HEADLINES = {
         1,
         "one",
         (
-            Contestant("DDS, 50 steps", "dds"),
+            Contestant("DDS, 50 steps", "dds", ("method.steps=50",)),
             Contestant("DPS, 1000 steps", "dps", ("method.steps=1000", "method.zeta=1.0")),
         ),
     ),
@@ -107,16 +108,10 @@ HEADLINES = {
 }
 
 
-def truths(names: tuple[str, ...], most: int | None) -> Iterator[tuple[str, int, Volume]]:
-    """Yield (file, item, image) of every item of the files, at most `most`."""
-    count = 0
-    for name in names:
-        with as_file(files("recon.sample_data") / name) as path:
-            volume = read_volume(path)
-        for item in range(to_stack(volume).shape[0]):
-            if most is None or count < most:
-                yield name, item, take_item(volume, item)
-            count += 1
+def truths(headline: Headline, tuning: bool, most: int | None) -> Iterator[tuple[str, int, Volume]]:
+    """Yield (file, item, image) of every item of the headline's files, at most `most`."""
+    suite = {"images": headline.tuning if tuning else headline.images, "crop": headline.crop}
+    return islice(cases(suite, []), most)
 
 
 def configured(headline: Headline, contestant: Contestant, prior: str | None, sets: list[str]) -> Resolved:
@@ -162,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
             for c in headline.contestants
             if not args.labels or c.label in args.labels
         }
-        for image, item, truth in truths(headline.tuning if args.tuning else headline.images, args.images):
+        for image, item, truth in truths(headline, args.tuning, args.images):
             for label, resolved in chosen.items():
                 row = {
                     "headline": name,

@@ -49,21 +49,22 @@ KEYS = ("suite", "problem", "method", "image", "item", "samples", "settings")
 
 
 def cases(suite: dict[str, Any], images: list[str]) -> Iterator[tuple[str, int, Volume]]:
-    """Yield (file, item, image) for every slice of the suite's images, cropped to its side."""
+    """Yield (file, item, image) for every slice of the suite's images, or for every volume, cropped."""
     for name in images or suite["images"]:
         with as_file(files("recon.sample_data") / name) as path:
             volume = read_volume(path)
-        count = to_stack(volume).shape[0]
+        count = 1 if suite.get("volume") else to_stack(volume).shape[0]
         for item in range(count):
             yield name, item, cropped(take_item(volume, item) if count > 1 else volume, suite.get("crop"))
 
 
-def cropped(truth: Volume, side: int | None) -> Volume:
-    """Return the central square of an image; the whole image without a side."""
-    if side is None:
+def cropped(truth: Volume, size: int | list[int] | None) -> Volume:
+    """Return the middle of an image: `size` pixels along y and x, or a number for each of z, y and x; None for all."""
+    if size is None:
         return truth
+    sizes = dict(zip("zyx", size, strict=True)) if isinstance(size, list) else {"y": size, "x": size}
     window = tuple(
-        slice((n - side) // 2, (n - side) // 2 + side) if axis in ("y", "x") else slice(None)
+        slice((n - sizes[axis]) // 2, (n + sizes[axis]) // 2) if axis in sizes else slice(None)
         for axis, n in zip(truth.geometry.axes, truth.array.shape, strict=True)
     )
     return Volume(np.ascontiguousarray(truth.array[window]), replace(truth.geometry, affine=None))
@@ -102,9 +103,8 @@ def _score(image: np.ndarray, reference: np.ndarray, protocol: Any, truth: Volum
 
 def configure(problem: str, method: str, samples: int, prior: str | None, sets: list[str]) -> Resolved:
     """Return the configuration of a pairing: the preset PROBLEM-METHOD, or the problem with the method's defaults."""
-    name, known = (method.removesuffix(ORACLE), [] if method.endswith(ORACLE) else sets)
     flags = {"run.samples": samples, "prior.name": prior}
-    return resolve(f"problems/{problem}", method=name, sets=known, flags=flags, environ={})
+    return resolve(f"problems/{problem}", method=method.removesuffix(ORACLE), sets=sets, flags=flags, environ={})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> None:
     for problem in args.problems or suite["problems"]:
         for method in args.methods or suite["methods"]:
             samples = 1 if method.removesuffix(ORACLE) in BASELINES else args.samples or suite["samples"]
-            resolved = configure(problem, method, samples, args.prior or suite.get("prior"), args.set)
+            sets = suite.get("set", {}).get(method, []) + ([] if method.endswith(ORACLE) else args.set)
+            resolved = configure(problem, method, samples, args.prior or suite.get("prior"), sets)
             for name, item, truth in cases(suite, args.images):
                 row = {"suite": args.suite, "problem": problem, "method": method, "image": name, "item": item}
                 row |= {"samples": samples, "settings": digest(resolved)}
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
                     row |= measure(problem, method, truth, resolved, samples)
                 except ReconError as err:
                     row |= {"error": err.message}
-                row["set"] = args.set
+                row["set"] = sets
                 with out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), file=sys.stderr, flush=True)
