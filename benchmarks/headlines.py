@@ -70,6 +70,7 @@ class Headline:
 
 
 BRAINS = ("brain_test_axial.nii.gz",), ("brain_tuning.nii.gz",)
+PHOTOS = ("camera.png", "astronaut.png", "chelsea.png"), ("coffee_tuning.png", "china_tuning.png")
 CLOTHES = ("fashion_test.tiff",), ("fashion_tuning.tiff",)
 HEADLINES = {
     "dds-dps": Headline(
@@ -85,14 +86,15 @@ HEADLINES = {
     ),
     "daps-dps": Headline(
         "phase-retrieval",
-        *CLOTHES,
-        "fashion32",
+        *PHOTOS,
+        "photo",
         4,
         "best",
         (
-            Contestant("DAPS", "daps"),
+            Contestant("DAPS", "daps", ("method.steps=100",)),
             Contestant("DPS, 1000 steps", "dps", ("method.steps=1000", "method.zeta=1.0")),
         ),
+        crop=64,
     ),
     "enkg-gsg": Headline(
         "phase-retrieval",

@@ -19,7 +19,7 @@ from recon.priors.store import save_prior
 from recon.runs.methods import SAMPLERS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "headlines.py"
-TINY = UNetConfig(channels=(8, 16), blocks=(1, 1), embedding=16, groups=4)
+TINY = UNetConfig(in_channels=3, channels=(8, 16), blocks=(1, 1), embedding=16, groups=4)
 SMALL = {
     "DAPS": ("method.steps=3", "method.inner_steps=2"),
     "DPS, 1000 steps": ("method.steps=3",),
@@ -42,7 +42,7 @@ def prior(tmp_path: Path) -> str:
     import torch
 
     path = tmp_path / "tiny.safetensors"
-    save_prior(path, UNet(TINY).state_dict(), TINY, 0.5, PriorInfo("tiny", 1, multiple=TINY.multiple), torch.float32)
+    save_prior(path, UNet(TINY).state_dict(), TINY, 0.5, PriorInfo("tiny", 3, multiple=TINY.multiple), torch.float32)
     return str(path)
 
 
@@ -85,10 +85,10 @@ def test_a_second_run_computes_nothing_again_and_the_ratios_are_those_of_the_row
     ended(*args)
     assert out.read_text() == first
     rows = [json.loads(line) for line in first.splitlines()]
-    assert [(r["contestant"], r["item"]) for r in rows] == [(label, item) for item in (0, 1) for label in SMALL]
+    images = ("coffee_tuning.png", "china_tuning.png")
+    assert [(r["contestant"], r["image"]) for r in rows] == [(label, image) for image in images for label in SMALL]
     for row in rows:
         assert len(row["psnr_of_each"]) == 4 and row["psnr"] == pytest.approx(max(row["psnr_of_each"]), abs=1e-3)
-        assert row["image"] == "fashion_tuning.tiff"
     (line,) = json.loads(ended("table", str(out), "--json"))["headlines"]
     gaps = [rows[0]["psnr"] - rows[1]["psnr"], rows[2]["psnr"] - rows[3]["psnr"]]
     assert line["images"] == 2 and line["score"] == "best of 4"
