@@ -5,13 +5,15 @@
 Each case is one scan; every contestant projects and backprojects one image and a batch, and the rounds interleave the
 contestants, so that what else the machine does falls on all of them. Reported are medians over the rounds, the ratio to
 ours, the adjoint mismatch |<A x, y> - <x, A^T y>|/(||A x|| ||y||), the time to set up, and how much memory set-up and
-both products take, in a process of its own. ASTRA (CPU) and DeepInverse take part
-where they can be imported; they are no dependencies.
+both products take, in a process of its own. Peers take part where they are installed, and are no dependencies: ASTRA's
+CPU projectors and DeepInverse (parallel), ASTRA's (fan), and for cones, where ASTRA has none, RTK's (itk-rtk): Joseph's
+method with its transpose, and with a voxel-driven backprojection, which is none. Set-up includes a peer's import.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -105,8 +107,8 @@ def geometry_of(case: Case) -> Geometry:
     return operator.geometry
 
 
-def astra(case: Case) -> Pair:
-    """Return ASTRA's CPU projector: "linear" for parallel beams, "line_fanflat" for fans; batches one by one."""
+def astra(case: Case, model: str) -> Pair:
+    """Return ASTRA's CPU projector of that name; batches one by one."""
     import astra as library
 
     g: Any = geometry_of(case)
@@ -117,7 +119,7 @@ def astra(case: Case) -> Pair:
     else:
         away = g.detector_distance - g.source_distance
         scan = library.create_proj_geom("fanflat", g.pitch, g.detectors, radians, g.source_distance, away)
-    projector = library.create_projector("linear" if case.kind == "ct" else "line_fanflat", scan, volume)
+    projector = library.create_projector(model, scan, volume)
 
     def one(values: np.ndarray, back: bool) -> np.ndarray:
         given = np.ascontiguousarray(values, np.float32)
@@ -140,6 +142,51 @@ def astra(case: Case) -> Pair:
     return Pair(lambda x: each(x, False), lambda y: each(y, True))
 
 
+def rtk(case: Case, back_filter: str) -> Pair:
+    """Return the CPU projector of the Reconstruction Toolkit and a backprojector of that name; batches one by one.
+
+    Its axis of rotation is y, where ours is z; otherwise the coordinates are the same.
+    """
+    import itk
+    from itk import RTK
+
+    g: Any = geometry_of(case)
+    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(torch.get_num_threads())
+    kind = itk.Image[itk.F, 3]
+    scan = RTK.ThreeDCircularProjectionGeometry.New()
+    for degrees in g.angles:
+        scan.AddProjection(g.source_distance, g.detector_distance, float(degrees), 0.0, 0.0)
+    spacings = (g.pixel_size, g.slice_distance, g.pixel_size), (g.pitch[1], g.pitch[0], 1.0)
+
+    def image(values: np.ndarray, spacing: tuple[float, ...], offset: tuple[float, ...]) -> Any:
+        found = itk.image_from_array(values)
+        found.SetSpacing(spacing)
+        sizes = values.shape[::-1]
+        found.SetOrigin([o - (n - 1) / 2 * s for n, s, o in zip(sizes, spacing, offset, strict=True)])
+        return found
+
+    offsets = (0.0, 0.0, 0.0), (g.offset[1], g.offset[0], 0.0)
+
+    def one(values: np.ndarray, back: bool) -> np.ndarray:
+        """Add the product to an image of zeros: volumes as (Y, Z, X), projections as (views, rows, columns)."""
+        slices, rows, columns = g.shape
+        shape = (rows, slices, columns) if back else g.out_shape
+        name = back_filter if back else "JosephForwardProjectionImageFilter"
+        run = getattr(RTK, name)[kind, kind].New()
+        run.SetInput(0, image(np.zeros(shape, np.float32), spacings[not back], offsets[not back]))
+        given = values if back else values.transpose(1, 0, 2)
+        run.SetInput(1, image(np.ascontiguousarray(given), spacings[back], offsets[back]))
+        run.SetGeometry(scan)
+        run.Update()
+        found = itk.array_from_image(run.GetOutput())
+        return np.ascontiguousarray(found.transpose(1, 0, 2)) if back else found
+
+    def each(values: Tensor, back: bool) -> Tensor:
+        return torch.from_numpy(np.stack([one(v[0].numpy(), back)[None] for v in values]))
+
+    return Pair(lambda x: each(x, False), lambda y: each(y, True))
+
+
 def deepinverse(case: Case) -> Pair:
     """Return DeepInverse's default pair, without its normalisation, which only rescales it."""
     from deepinv.physics import Tomography
@@ -153,11 +200,27 @@ def contestants(name: str) -> dict[str, Callable[[Case], Pair]]:
     found: dict[str, Callable[[Case], Pair]] = {"recon": lambda case: ours(case, "")}
     if name != "large":
         found["torch CSR"] = lambda case: ours(case, "reference")
-    if name != "cone" and importlib.util.find_spec("astra"):
-        found["ASTRA"] = astra
+    if importlib.util.find_spec("astra"):
+        if name == "fan":
+            found["ASTRA line"] = lambda case: astra(case, "line_fanflat")
+            found["ASTRA strip"] = lambda case: astra(case, "strip_fanflat")
+        elif name != "cone":
+            found["ASTRA"] = lambda case: astra(case, "linear")
+    if name == "cone" and installed("itk-rtk"):
+        found["RTK Joseph"] = lambda case: rtk(case, "JosephBackProjectionImageFilter")
+        found["RTK voxel"] = lambda case: rtk(case, "BackProjectionImageFilter")
     if name == "parallel" and importlib.util.find_spec("deepinv"):
         found["DeepInverse"] = deepinverse
     return found
+
+
+def installed(distribution: str) -> bool:
+    """Return whether a distribution is installed, by whatever name it is imported."""
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def seconds(function: Callable[[], Any]) -> float:

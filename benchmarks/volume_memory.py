@@ -2,9 +2,12 @@
 
     python benchmarks/volume_memory.py [--slices 64 256] [--size 256] [--preset mri-x4-dds-3d] [--steps 2]
                                        [--cg 5] [--prior small|NAME] [--backend eager] [--limit GIB]
+                                       [--set operator.coils=8]
 
 Prints a row of a Markdown table for each number of slices: the most memory that the command's process held (resident),
-that of one slice alone, and the difference in volumes of four bytes a voxel. `small` is an untrained network that is
+that of one slice alone, and the difference in volumes of four bytes a voxel; then how the peak grows from the first
+number of slices to the last. For a method of images (`--preset mri-x4-dds`) the slices are reconstructed one by one.
+`small` is an untrained network that is
 quick to evaluate: what grows with the slices does not depend on the network, whose own memory is that of one slice.
 --limit: exit with 1 where the peak is above it.
 """
@@ -51,7 +54,7 @@ def measured(args: argparse.Namespace, folder: Path, slices: int) -> float:
     head = np.multiply.outer(rows, rows).astype(np.float32)
     volume = head + 0.1 * rng.random((slices, args.size, args.size), dtype=np.float32)
     write_volume(folder / "truth.npz", Volume(volume, Geometry(("z", "y", "x"))), force=True)
-    given = ["--preset", args.preset, "--force", "-q"]
+    given = ["--preset", args.preset, "--force", "-q", *(part for one in args.set for part in ("--set", one))]
     peak(folder, ["simulate", "truth.npz", "y.h5", *given])
     if args.prior == "small":
         torch.manual_seed(0)
@@ -73,21 +76,28 @@ def main() -> None:
     parser.add_argument("--cg", type=int, default=5)
     parser.add_argument("--prior", default="small")
     parser.add_argument("--backend", choices=("eager", "onnxruntime"), default="eager")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--limit", type=float, metavar="GIB")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        rows: list[tuple[int, float]] = []
         alone = measured(args, Path(name), 1)
         print("| preset | prior | backend | volume | peak, MiB | one slice, MiB | beyond it, volumes |")
         print("|---|---|---|---|---|---|---|", flush=True)
         most = alone
         for slices in args.slices:
             found = measured(args, Path(name), slices)
+            rows.append((slices, found))
             most, voxels = max(most, found), slices * args.size**2
             print(
                 f"| {args.preset} | {args.prior} | {args.backend} | {slices}x{args.size}x{args.size} "
                 f"| {found:.0f} | {alone:.0f} | {(found - alone) * 2**20 / (4 * voxels):.1f} |",
                 flush=True,
             )
+    (few, low), (many, high) = rows[0], rows[-1]
+    if many > few:
+        each = (high - low) / (many - few)
+        print(f"\n{few} to {many} slices: {each:.3f} MiB a slice, {each * 2**20 / (4 * args.size**2):.2f} volumes")
     if args.limit is not None and most > 1024 * args.limit:
         raise SystemExit(f"the peak is above {args.limit} GiB")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tomllib
@@ -19,15 +20,14 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "tune.py"
 CANDIDATES = tomllib.loads(SCRIPT.with_name("tuning.toml").read_text())
 
 
-def row(gamma: float, one: float, infinite: float, residual: float) -> dict[str, Any]:
+def row(gamma: float, one: float, two: float, residual: float) -> dict[str, Any]:
     return {
         "suite": "tuning",
         "problem": "sr4",
         "method": "dds",
         "settings": {"weighting": "matched", "gamma": gamma},
-        "psnr_infinite": infinite,
         "single_psnr": one,
-        "psnr": one,
+        "psnr": two,
         "residual": residual,
         "seconds_per_sample": 1.0,
         "nfe": 50.0,
@@ -43,21 +43,43 @@ def write(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
     return folder / "sr4-dds.toml"
 
 
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    for name in ("results", "tune"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import tune  # type: ignore[import-not-found]
+
+    return tune
+
+
 @pytest.mark.parametrize("name", CANDIDATES)
-def test_every_candidate_is_a_valid_method(name: str) -> None:
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        from tune import candidates
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
+def test_every_candidate_is_a_valid_method(script: Any, name: str) -> None:
     for problem in ("mri-x4", *CANDIDATES[name].get("problems", {})):
         assert f"problems/{problem}" in preset_names({})
-        for settings in candidates(CANDIDATES[name], problem):
+        for settings in script.candidates(CANDIDATES[name], problem):
             make_method(name, settings)
 
 
+def test_candidates_are_all_combinations_of_each_table(script: Any) -> None:
+    method = {"base": {"steps": 5}, "try": [{"a": [1, 2], "b": "x"}, {"c": 3}]}
+    assert list(script.candidates(method, "sr4")) == [
+        {"steps": 5, "a": 1, "b": "x"},
+        {"steps": 5, "a": 2, "b": "x"},
+        {"steps": 5, "c": 3},
+    ]
+
+
+def test_the_mean_of_eight_follows_from_one_and_two(script: Any) -> None:
+    bias, variance = 0.004, 0.01
+    one, two, eight = (-10 * math.log10(bias + variance / count) for count in (1, 2, 8))
+    assert script.psnr_of_eight({"single_psnr": one, "psnr": two}) == pytest.approx(eight)
+    # two samples that cancel promise nothing beyond an eighth of the error of one
+    assert script.psnr_of_eight({"single_psnr": 20.0, "psnr": 40.0}) == pytest.approx(20 + 10 * math.log10(8))
+
+
 def test_the_best_mean_wins_and_what_is_written_is_a_preset(tmp_path: Path) -> None:
-    written = write(tmp_path, [row(1.0, 30.0, 31.0, 1.0), row(2.0, 29.0, 31.5, 0.5), row(4.0, 31.0, 31.2, 1.0)])
+    written = write(tmp_path, [row(1.0, 30.0, 31.0, 1.0), row(2.0, 29.0, 31.0, 0.5), row(4.0, 31.0, 31.2, 1.0)])
     config = resolve(str(written.rename(Path(written.parent / "mine.toml"))), environ={}).config
     assert (config.method.name, config.prior.name) == ("dds", "brain-mri")
     assert config.method.model_dump()["gamma"] == 2.0
@@ -65,7 +87,7 @@ def test_the_best_mean_wins_and_what_is_written_is_a_preset(tmp_path: Path) -> N
 
 def test_among_equals_the_data_are_fitted_to_their_noise(tmp_path: Path) -> None:
     written = write(
-        tmp_path, [row(1.0, 30.0, 31.0, 0.97), row(2.0, 30.0, 31.04, 0.6), {**row(8.0, 0, 0, 0), "error": "x"}]
+        tmp_path, [row(1.0, 30.0, 31.0, 0.97), row(2.0, 30.0, 31.005, 0.6), {**row(8.0, 0, 0, 0), "error": "x"}]
     )
     assert "gamma = 1.0" in written.read_text()
     assert "super-resolution: four times; DDS, 50 network evaluations" in written.read_text()
