@@ -50,6 +50,7 @@ def batch(
 
     A manifest has a column `input`, and any of `output`, `truth`, `operator`, `axes`, `seed`; its paths start from its
     own folder. Items that fail are listed, the others go on, and the exit code is 9. With --json, one object a line.
+    On a GPU, small inputs that are alike go through the network together (--set run.together=N; 1 for none).
     """
     from recon.config.resolve import resolve
     from recon.errors import BatchError, UsageError

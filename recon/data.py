@@ -73,10 +73,11 @@ def to_stack(volume: Volume) -> np.ndarray:
     return np.ascontiguousarray(array.reshape(-1, *array.shape[2:]))
 
 
-def from_stack(stack: np.ndarray, geometry: Geometry) -> Volume:
+def from_stack(stack: np.ndarray, geometry: Geometry, view: bool = False) -> Volume:
     """Put a stack (N, C, Y, X) back into the axes of `geometry`; inverse of `to_stack`.
 
     A channel axis that the geometry lacks must have length 1, and an items axis likewise.
+    view: of the stack's memory, whatever the order of the axes, as for a stack that lies on disk.
     Raises InputError where the stack does not fit the axes.
     """
     axes = geometry.axes
@@ -92,7 +93,8 @@ def from_stack(stack: np.ndarray, geometry: Geometry) -> Volume:
                 raise InputError(f"{size} {'channels' if name == 'c' else 'slices'} do not fit axes {','.join(axes)}")
             array = array.squeeze(names.index(name))
             names.remove(name)
-    return Volume(np.ascontiguousarray(array.transpose([names.index(a) for a in axes])), geometry)
+    array = array.transpose([names.index(a) for a in axes])
+    return Volume(array if view else np.ascontiguousarray(array), geometry)
 
 
 def take_item(volume: Volume, index: int) -> Volume:

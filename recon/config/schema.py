@@ -123,6 +123,7 @@ class ScanSection(_Section):
 class RunSection(_Section):
     """How to run: number of samples, seed, device, threads (0: all cores), samples per chunk (0: chosen).
 
+    together: inputs of a batch that go through the network together, where they are alike (0: chosen).
     backend: what evaluates the network; "auto": ONNX Runtime where it is installed, can and is worth it, else torch.
     std_factor: what the standard deviation is multiplied by, from `recon audit --calibrate`.
     """
@@ -132,6 +133,7 @@ class RunSection(_Section):
     device: str = "auto"
     threads: int = Field(default=0, ge=0)
     chunk: int = Field(default=0, ge=0)
+    together: int = Field(default=0, ge=0)
     backend: Literal["auto", "eager", "compile", "onnxruntime"] = "auto"
     std_factor: float = Field(default=1.0, gt=0)
 

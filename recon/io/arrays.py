@@ -56,6 +56,10 @@ class ArrayFile(ABC):
             raise InputError(f"{self.name}: '{key}' is a text, expected numbers", "see docs/formats.md for the layout")
         return value
 
+    def bulk(self, key: str) -> np.ndarray:
+        """Return an array of numbers, on disk where it is large and the file allows; see `disk.py`."""
+        return self.array(key)
+
     def text(self, key: str) -> str:
         """Return a text. Raises InputError where the key holds something else."""
         value = self.read(key)
@@ -105,7 +109,7 @@ def read_image(file: ArrayFile, inner: str | None, axes: tuple[str, ...] | None)
     if inner is None and is_measurement(file):
         raise InputError(f"{file.name}: it holds a measurement, expected an image", "reconstruct it with: recon run")
     key = choose(file, inner, "image", least_dims=2)
-    array = file.array(key)
+    array = file.bulk(key)
     geometry = read_geometry(file, "") if key == "image" and "axes" in file.keys() else None
     if geometry is None:
         return Volume(array, plain_geometry(array, axes, file.name, file.form))

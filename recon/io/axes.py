@@ -108,6 +108,8 @@ def to_float32(array: np.ndarray) -> np.ndarray:
     """Return the values in single precision, or in double where wide integers or large values would be changed."""
     if array.dtype.kind == "c":
         return array.astype(np.complex64, copy=False)
+    if array.dtype == np.float32:
+        return array
     with np.errstate(over="ignore"):
         single = array.astype(np.float32)
     if array.dtype.kind in "iu" and not np.array_equal(single, array.astype(np.float64)):

@@ -11,8 +11,9 @@ import numpy as np
 
 from recon.data import Volume
 from recon.errors import InputError
+from recon.io import disk
 from recon.io.arrays import ArrayFile, Items, image_items, read_image
-from recon.io.source import Source, check_declared, check_dtype, native, reading
+from recon.io.source import Source, check_declared, check_dtype, is_numeric, native, reading
 
 if TYPE_CHECKING:
     import h5py
@@ -55,10 +56,29 @@ class Hdf5File(ArrayFile):
             _refuse_foreign_storage(dataset, name)
             check_dtype(dataset.dtype, name)
             offset, nbytes = dataset.id.get_offset(), dataset.size * dataset.dtype.itemsize
-            own = self._source.path is not None and self._file.userblock_size == 0 and dataset.dtype.isnative
-            if offset is None or not own or offset + nbytes > self._source.size or not nbytes:
+            path = self._source.path if self._file.userblock_size == 0 and dataset.dtype.isnative else None
+            if offset is None or path is None or offset + nbytes > self._source.size or not nbytes:
                 return self.array(key)
-            return np.memmap(str(self._source.path), dataset.dtype, "r", offset, dataset.shape)
+            return disk.mapped(path, dataset.dtype, offset, dataset.shape)
+
+    def bulk(self, key: str) -> np.ndarray:
+        shape, dtype = self.info(key) if key in self.keys() else ((), np.dtype(float))
+        if len(shape) < 2 or not is_numeric(dtype) or not disk.is_large(shape, dtype):
+            return self.array(key)
+        chunks = self._file[key].chunks
+        return self.mapped(key) if chunks is None else self._unpacked(key, chunks[0])
+
+    def _unpacked(self, key: str, step: int) -> np.ndarray:
+        """Return a dataset that is stored in chunks as an array on disk; `step` rows are read at a time."""
+        name = f"{self.name}::{key}"
+        with reading(name, "dataset"):
+            dataset = self._file[key]
+            _refuse_foreign_storage(dataset, name)
+            found = disk.scratch(dataset.shape, dataset.dtype.newbyteorder("="))
+            for first in range(0, len(found), step):
+                found[first : first + step] = dataset[first : first + step]
+                disk.let_go(found)
+        return found
 
     def part(self, key: str, index: Any) -> np.ndarray:
         """Return a part of a dataset, also of records, without reading the rest."""
@@ -100,21 +120,34 @@ def open_hdf5(source: Source) -> Iterator[Hdf5File]:
 def write_items(stream: BinaryIO, items: Items) -> None:
     """Write named arrays and texts as datasets; equal content gives equal bytes.
 
-    The file is made in memory, so that a full disk is met by a plain write and not inside the HDF5 library, and in
-    the layout of HDF5 1.10, which protects its structure by checksums. Texts have a fixed length: texts of variable
-    length lie in a heap without checksums, where damage can make the HDF5 library loop for ever.
+    The file is made in memory, so that a full disk is met by a plain write and not inside the HDF5 library; a large
+    one is made in place, once the disk has shown that it has room. The layout is that of HDF5 1.10, which protects its
+    structure by checksums. Texts have a fixed length: texts of variable length lie in a heap without checksums, where
+    damage can make the HDF5 library loop for ever.
     """
+    total = sum(array.nbytes for array in items.values())
+    if total >= disk.LEAST_BYTES and disk.has_room(stream, total):
+        _write_items(stream, items)
+        return
+    buffer = io.BytesIO()
+    _write_items(buffer, items)
+    stream.write(buffer.getbuffer())
+
+
+def _write_items(stream: BinaryIO, items: Items) -> None:
     import h5py
 
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
+    with h5py.File(stream, "w", libver=("v110", "v110")) as file:
         for key, array in items.items():
             if array.dtype.kind == "U":
                 text = str(array[()]).encode()
                 file.create_dataset(key, data=text, dtype=h5py.string_dtype(length=max(len(text), 1)))
-            else:
+            elif array.ndim < 2 or not disk.is_large(array.shape, array.dtype):
                 file.create_dataset(key, data=array)
-    stream.write(buffer.getbuffer())
+            else:
+                dataset = file.create_dataset(key, array.shape, array.dtype)
+                for index, part in enumerate(disk.in_parts(array)):
+                    dataset[index] = part
 
 
 def read(source: Source, axes: tuple[str, ...] | None = None) -> Volume:

@@ -39,7 +39,7 @@ _ARRAYS = "operator/arrays/"
 def read_file(file: ArrayFile, inner: str | None = None) -> Measurement:
     """Return the measurement of an npz or HDF5 file; a file without our tag gives its only array, or `y`, as data."""
     if inner is not None or not is_measurement(file):
-        return Measurement(file.array(choose(file, inner, "y")))
+        return Measurement(file.bulk(choose(file, inner, "y")))
     version = file.array("version") if "version" in file.keys() else np.array(0)
     if version.shape != () or version.dtype.kind not in "iu" or int(version) != VERSION:
         raise InputError(
@@ -61,7 +61,7 @@ def _read(file: ArrayFile) -> Measurement:
         return any(key.startswith(prefix) for key in keys)
 
     return Measurement(
-        file.array("y"),
+        file.bulk("y"),
         operator=_read_operator(file) if has("operator/") else None,
         noise=_read_noise(file) if has("noise/") else None,
         geometry=read_geometry(file, "geometry/") if has("geometry/") else None,

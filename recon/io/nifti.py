@@ -16,6 +16,7 @@ import numpy as np
 from recon.data import Geometry, Volume
 from recon.errors import InputError
 from recon.io.axes import arrange, to_float32
+from recon.io.disk import in_parts, is_large, mapped
 from recon.io.source import Source, check_declared, check_dtype, native, reading
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def read(source: Source, axes: tuple[str, ...] | None = None) -> Volume:
     with reading(source.name, "NIfTI file"), LoggingOutputSuppressor():
         stream, header = _open(source)
         image = _image_class(header).from_file_map({"image": _holder(stream)}, mmap=False)
-        array = native(np.asanyarray(image.dataobj), source.name)
+        array = _mapped(source, stream, header)
+        if array is None:
+            array = native(np.asanyarray(image.dataobj), source.name)
         affine = np.asarray(image.affine, np.float64)
         array, trailing = _drop_trailing(array, axes)
         named = _named(array.shape, axes, source.name)
@@ -57,8 +60,13 @@ def write(stream: BinaryIO, volume: Volume) -> dict[str, Any]:
     """
     array, facts = _layout(volume)
     array = to_float32(array)
-    header = _header(array, volume, facts)
-    _image_class(header)(array, None, header).to_stream(stream)
+    made = _header(array, volume, facts)
+    image = _image_class(made)(array, None, made)
+    image.update_header()
+    image.header.set_slope_inter(1, 0)
+    image.header.write_to(stream)  # the values begin where it ends
+    for part in in_parts(array.T):
+        stream.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return {"dtype": str(array.dtype)}
 
 
@@ -145,6 +153,15 @@ def _open(source: Source) -> tuple[BinaryIO, nib.Nifti1Header]:
         raise ValueError(f"shape {tuple(shape)} needs {expected} bytes, got {len(data)}")
     _verify_rest(plain)
     return io.BytesIO(data), header
+
+
+def _mapped(source: Source, stream: BinaryIO, header: nib.Nifti1Header) -> np.ndarray | None:
+    """Return the array mapped from an uncompressed file, where it is large and lies there as it is used; else None."""
+    shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"])
+    scaled = header.get_slope_inter() not in ((None, None), (1.0, 0.0))
+    if stream is not source.stream or source.path is None or scaled or not dtype.isnative:
+        return None
+    return mapped(source.path, dtype, offset, shape, "F") if is_large(shape, dtype) else None
 
 
 def _parse(head: bytes, name: str) -> nib.Nifti1Header:

@@ -10,8 +10,9 @@ from numpy.lib import format as npy_format
 
 from recon.data import AXES, Volume
 from recon.errors import InputError
+from recon.io import disk
 from recon.io.axes import arrange, plain_geometry
-from recon.io.source import Source, check_dtype, native, reading
+from recon.io.source import Source, check_dtype, is_numeric, native, reading
 
 
 def read(source: Source, axes: tuple[str, ...] | None = None) -> Volume:
@@ -24,8 +25,21 @@ def read_array(source: Source) -> np.ndarray:
     """Return the array of a .npy file. Raises InputError if it is damaged or holds anything but numbers."""
     with reading(source.name, ".npy file"):
         source.stream.seek(0)
-        array = read_stream(source.stream, source.size, source.name)
+        found = _mapped(source)
+        array = read_stream(source.stream, source.size, source.name) if found is None else found
     return native(array, source.name)
+
+
+def _mapped(source: Source) -> np.ndarray | None:
+    """Return the array mapped from its file, where it is large and lies there as it is used; else None."""
+    shape, column_major, dtype = read_header(source.stream)
+    offset = source.stream.tell()
+    source.stream.seek(0)
+    if source.path is None or not dtype.isnative or not is_numeric(dtype) or any(n < 0 for n in shape):
+        return None
+    if not disk.is_large(shape, dtype) or offset + math.prod(shape) * dtype.itemsize != source.size:
+        return None
+    return disk.mapped(source.path, dtype, offset, shape, "F" if column_major else "C")
 
 
 def read_stream(stream: BinaryIO, size: int, name: str) -> np.ndarray:
@@ -63,7 +77,11 @@ def write(stream: BinaryIO, volume: Volume) -> dict[str, Any]:
 
 
 def write_array(stream: BinaryIO, array: np.ndarray) -> None:
-    """Write one array as .npy, in C order."""
-    array = np.ascontiguousarray(array) if array.ndim else array
-    npy_format.write_array_header_1_0(stream, npy_format.header_data_from_array_1_0(array))
-    stream.write(array.tobytes() if array.ndim == 0 else array.reshape(-1).view(np.uint8).data)
+    """Write one array as .npy, in C order; a large one part by part."""
+    header = {"shape": array.shape, "fortran_order": False, "descr": npy_format.dtype_to_descr(array.dtype)}
+    npy_format.write_array_header_1_0(stream, header)
+    if array.ndim < 2:
+        stream.write(array.tobytes())
+        return
+    for part in disk.in_parts(array):
+        stream.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from recon.errors import InputError, ReconError, ResourceError
+from recon.io.disk import in_parts
 
 Input = str | os.PathLike[str] | bytes
 
@@ -143,9 +144,8 @@ def require_finite(array: np.ndarray, what: str) -> None:
     """Raise InputError if the array holds NaN or Inf; the message gives their number and the shape."""
     if array.dtype.kind not in "fc":
         return
-    # part by part: an array may be mapped from disk
     parts = array if array.ndim > 1 else array[None]
-    bad = array.size - sum(int(np.count_nonzero(np.isfinite(part))) for part in parts)
+    bad = array.size - sum(int(np.count_nonzero(np.isfinite(part))) for part in in_parts(parts))
     if bad:
         raise InputError(
             f"{what}: {bad} of {array.size} values are NaN or infinite (shape {array.shape})",

@@ -18,6 +18,7 @@ import numpy as np
 from recon.data import Geometry, Volume
 from recon.errors import InputError
 from recon.io.axes import declared_range, plain_geometry
+from recon.io.disk import is_large, let_go, scratch
 from recon.io.source import Source, check_declared, check_dtype, library, reading
 
 _UNITS = {"millimeter": "mm", "micrometer": "um", "meter": "m", "nanometer": "nm", "centimeter": "cm"}
@@ -42,7 +43,7 @@ def read(source: Source, axes: tuple[str, ...] | None = None) -> Volume:
         check_dtype(np.dtype(array.dtype), source.name)
         nbytes = math.prod(array.shape) * np.dtype(array.dtype).itemsize
         check_declared(nbytes, sum(p.stat().st_size for p in source.path.rglob("*") if p.is_file()), source.name)
-        values = np.asarray(array[...])
+        values = _values(array)
     if not about or axes is not None:
         return Volume(values, plain_geometry(values, axes, source.name, "zarr"))
     with reading(source.name, "OME-Zarr metadata"):
@@ -59,6 +60,7 @@ def write_files(path: Path, volume: Volume) -> dict[str, Any]:
     stored = group.create_array("0", shape=array.shape, chunks=tuple(chunks), dtype=array.dtype)
     for index in range(array.shape[0]) if array.ndim > 2 else [...]:
         stored[index] = array[index]
+        let_go(array)
     group.attrs["ome"] = {"version": "0.5", "multiscales": [_metadata(volume.geometry, order)]}
     group.attrs["recon"] = _facts(volume.geometry)
     return {"dtype": str(array.dtype)}
@@ -89,6 +91,18 @@ def _array(zarr: Any, found: Any, about: dict[str, Any], source: Source) -> tupl
     if path not in found or not isinstance(found[path], zarr.Array):
         raise InputError(f"{source.name}: no array '{path}'", "see: recon info")
     return found[path], path
+
+
+def _values(array: Any) -> np.ndarray:
+    """Return the values of a stored array; of a large one as many planes at a time as lie in a chunk."""
+    dtype = np.dtype(array.dtype)
+    if array.ndim < 2 or not is_large(array.shape, dtype):
+        return np.asarray(array[...])
+    found = scratch(array.shape, dtype)
+    for first in range(0, array.shape[0], array.chunks[0]):
+        found[first : first + array.chunks[0]] = array[first : first + array.chunks[0]]
+        let_go(found)
+    return found
 
 
 def _multiscale(group: Any, name: str) -> dict[str, Any]:

@@ -13,15 +13,17 @@ import torch
 
 from recon.data import Problem
 from recon.errors import NumericalError
-from recon.metrics.uncertainty import mean_and_std
+from recon.io.disk import let_go
 from recon.priors.backends import with_backend
 from recon.priors.base import Denoiser
+from recon.runs.collected import Collected, Shelf, means, spreads
 from recon.runs.plan import Plan
 from recon.runs.problem import Scaled, on_device, scale_problem
 from recon.runs.saved import Keeper
 from recon.runs.saved import on_device as state_on_device
 from recon.runs.volumes import as_slices, count_parts, parts
 from recon.samplers.base import OnStep, Result, SeededNoise, Status, Step
+from recon.samplers.misfit import misfit_of
 from recon.samplers.volume import SliceNoise, VolumeMethod
 
 Noise = SeededNoise | SliceNoise
@@ -59,12 +61,12 @@ class Outcome:
     @property
     def mean(self) -> np.ndarray:
         """Mean over samples (N, C, Y, X)."""
-        return mean_and_std(self.samples)[0]
+        return means(self.samples)
 
     @property
     def std(self) -> np.ndarray:
         """Standard deviation over samples (N, C, Y, X), with S - 1."""
-        return mean_and_std(self.samples)[1]
+        return spreads(self.samples)
 
 
 Accelerate = Callable[[Denoiser, str, int], Denoiser]
@@ -98,14 +100,17 @@ def execute(
     prior = accelerate(prior, plan.backend, plan.threads) if prior is not None else None
     a, b = plan.window.affine(plan.value_range)
     counts = {"nfe": 0, "backprops": 0, "operator_calls": 0}
-    stacks, residuals, mean_residuals, spreads, sound = [], [], [], [], True
+    residuals, mean_residuals, spread, sound = [], [], [], True
+    collected = Collected(plan.input.image_shape[0])
     curves: list[torch.Tensor] = []
     together = 1 if plan.is_volume else plan.chunk  # of a volume, chunks are of slices
     chunks = [range(i, min(i + together, plan.members)) for i in range(0, plan.members, together)]
     rounds = count_parts(plan.input, plan.method) * len(chunks)
+    shelf = Shelf(rounds, together)
     for item, part in enumerate(parts(plan.input, plan.method)):
         scaled = scale_problem(part.operator, torch.from_numpy(part.y), plan.input.noise, a, b, norm=plan.norm)
         problem = on_device(scaled.problem, plan.device)
+        let_go(plan.input.measurement.y)
         drawn = []
         for number, indices in enumerate(chunks):
             round_index = item * len(chunks) + number
@@ -124,7 +129,7 @@ def execute(
             result = replace(result, samples=result.samples.to(plan.device))
             drawn.append(result.samples)
             if result.stats.ensemble is not None:
-                spreads.append(scaled.a * float(result.stats.ensemble.spreads[-1]))
+                spread.append(scaled.a * float(result.stats.ensemble.spreads[-1]))
             if result.stats.residuals:
                 curves.append(torch.stack(result.stats.residuals).mean(1).cpu())
             for key in counts:
@@ -137,28 +142,29 @@ def execute(
             if not sound:
                 break
             if keeper is not None and known is None:
-                keeper.finish(result)
+                keeper.finish(replace(result, samples=shelf.put(round_index, result.samples)))
         samples = torch.cat(drawn)[: plan.samples]
         residuals.append(_residual(problem, samples))
         mean_residuals.append(_residual(problem, samples.mean(0, keepdim=True)))
-        stacks.append(plan.input.shown(_image_units(as_slices(samples), scaled)))
+        made = plan.input.shown(_image_units(as_slices(samples), scaled))
         if not sound:
             # the item that diverged may have fewer samples than those before
-            stacks = [stack.mean(0, keepdims=True) for stack in stacks]
+            collected.end_with(made)
             break
+        collected.add(made)
     outcome = Outcome(
-        samples=np.concatenate(stacks, axis=1),
+        samples=collected.all(),
         residual=[float(np.mean(r)) for r in residuals],
         residual_of_mean=[float(r[0]) for r in mean_residuals],
         seconds=time.monotonic() - start if keeper is None else keeper.seconds,
         peak_memory_mb=_peak_memory_mb(plan.device),
-        ensemble_spread=spreads,
+        ensemble_spread=spread,
         residual_curve=_mean_curve(curves),
         **counts,
     )
     if sound:
         return outcome
-    last = outcome if np.isfinite(outcome.samples).all() else None
+    last = outcome if all(np.isfinite(image).all() for image in outcome.samples[0]) else None
     raise Diverged(f"method '{plan.config.method.name}' diverged", Status.DIVERGED.message, last)
 
 
@@ -189,8 +195,8 @@ def _sample(
 def _residual(problem: Problem, samples: torch.Tensor) -> list[float]:
     """Return ||y - A u|| over its expected norm, per sample."""
     with torch.no_grad():
-        z = problem.operator.forward(samples)
-        return [float(r) for r in problem.likelihood.residual(z, problem.y, problem.operator.measured())]
+        found = misfit_of(problem.operator, problem, samples, problem.operator.measured())
+        return [float(r) for r in found.residual]
 
 
 def _image_units(samples: torch.Tensor, scaled: Scaled) -> np.ndarray:

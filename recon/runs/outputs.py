@@ -15,6 +15,7 @@ from recon.data import Geometry, Volume, from_stack
 from recon.errors import ConfigError, InputError
 from recon.io.atomic import check_writable, remove, write_bytes
 from recon.io.catalog import format_of_name
+from recon.io.disk import converted
 from recon.io.registry import check_volume, write_volume
 
 # an 8 or 16 bit picture cannot hold these: they go into a float format beside it
@@ -103,11 +104,11 @@ def write_images(
     names: OutputNames, mean: np.ndarray, std: np.ndarray | None, samples: np.ndarray, geometry: Geometry, force: bool
 ) -> None:
     """Write the reconstruction (N, C, Y, X) and, where named, the std map and all samples (S, N, C, Y, X)."""
-    write_volume(names.image, from_stack(_single(mean), geometry), force=force)
+    write_volume(names.image, from_stack(_single(mean), geometry, view=True), force=force)
     # spread has no declared black and white
     free = replace(geometry, value_range=None)
     if names.std is not None and std is not None:
-        write_volume(names.std, from_stack(_single(std), free), force=force)
+        write_volume(names.std, from_stack(_single(std), free, view=True), force=force)
     if names.samples is not None:
         write_volume(names.samples, _sample_volume(_single(samples), free), force=force)
 
@@ -140,7 +141,7 @@ def _sample_volume(samples: np.ndarray, geometry: Geometry) -> Volume:
 
 
 def _single(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.complex64 if np.iscomplexobj(array) else np.float32)
+    return converted(array, np.complex64 if np.iscomplexobj(array) else np.float32)
 
 
 def write_sidecar(path: Path, content: dict[str, Any], force: bool) -> None:

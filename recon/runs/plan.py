@@ -33,7 +33,10 @@ CLASSICAL_RANGE = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """What will run: resolved input, method, prior, units, device."""
+    """What will run: resolved input, method, prior, units, device.
+
+    items_together: inputs of a batch, this one among them, whose images the network may see together.
+    """
 
     config: Config
     input: ResolvedInput
@@ -47,6 +50,7 @@ class Plan:
     samples: int
     backend: str = "eager"
     notices: list[str] = field(default_factory=list)
+    items_together: int = 1
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -88,6 +92,7 @@ class Plan:
             "threads": self.threads,
             "chunk": self.chunk,
             "backend": self.backend,
+            "items_together": self.items_together,
             "notices": self.notices,
         }
 

@@ -11,6 +11,7 @@ from recon.data import NoiseSpec, Problem
 from recon.errors import ConfigError
 from recon.likelihoods import Gaussian, Likelihood, Poisson, Transmission
 from recon.operators.base import LinearOperator, Operator
+from recon.operators.slices import TOGETHER, part_of
 from recon.operators.units import InUnits
 from recon.solvers.power import operator_norm
 
@@ -38,11 +39,26 @@ def scale_problem(
         if (a, b) != (1.0, 0.0):
             operator, y = InUnits(operator, a, b), y / a
         return Scaled(Problem(operator, y, likelihood_of(noise, a, torch.zeros_like(y))), a, b)
-    offset = b * operator.forward(torch.ones(1, *operator.in_shape, dtype=operator.in_dtype))
     factor = norm or 1.0
     inner = operator * (1 / factor) if norm else operator
+    if noise.kind in ("gaussian", "none") and part_of(operator, 0, 1) is not None:
+        likelihood = likelihood_of(noise, a * factor, y)  # which needs no offset
+        return Scaled(Problem(inner, _slices_shifted(operator, y, b).div_(a * factor), likelihood), a, b)
+    offset = b * operator.forward(torch.ones(1, *operator.in_shape, dtype=operator.in_dtype))
     likelihood = likelihood_of(noise, a * factor, offset)
     return Scaled(Problem(inner, (y - offset).div_(a * factor), likelihood), a, b)
+
+
+def _slices_shifted(operator: LinearOperator, y: Tensor, b: float) -> Tensor:
+    """Return y - b A 1 for a volume (1, Z, ...) whose slices are measured by themselves, a few of them at a time."""
+    channels, slices, *plane = operator.in_shape
+    step, found = max(1, TOGETHER // torch.Size((channels, *plane)).numel()), torch.empty_like(y)
+    for first in range(0, slices, step):
+        part = part_of(operator, first, min(step, slices - first))
+        assert isinstance(part, LinearOperator)
+        offset = b * part.forward(torch.ones(1, *part.in_shape, dtype=part.in_dtype))
+        torch.sub(y[:, first : first + step], offset, out=found[:, first : first + step])
+    return found
 
 
 def likelihood_of(noise: NoiseSpec, scale: float, offset: Tensor) -> Likelihood:

@@ -46,12 +46,17 @@ def read_rerun(
             for role, entry in content["Sources"].items()
         }
         notices = _differences(facts.get("Versions", {}))
+        together = int(facts.get("Plan", {}).get("items_together", 1))
         file, expected, axes = sources["input"]
     except (KeyError, TypeError, AttributeError, ValidationError) as err:
         reason = f"no {err}" if isinstance(err, KeyError) else str(err).splitlines()[0]
         raise InputError(f"{sidecar.name} is damaged: {reason}", "give the .json as recon wrote it") from err
     if file == "-" and source is None:
         raise InputError("the input came from a pipe", "save it to a file and give it with --input FILE")
+    if together > 1:
+        notices.append(
+            f"the network saw up to {together} inputs of a batch together: by itself the result agrees to rounding"
+        )
     given = source if source is not None else folder / file
     _check_hash(given, expected, "input")
     others = {role: folder / sources[role][0] for role in ("operator", "truth") if role in sources}

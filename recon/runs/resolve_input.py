@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from recon.config.schema import Config, ScalingSection
 from recon.data import Geometry, Measurement, NoiseSpec, OperatorSpec
 from recon.errors import InputError
+from recon.io.disk import converted, in_parts, scratch
 from recon.operators.base import Operator
 from recon.operators.calibration import cropped
 from recon.operators.registry import build, draw, family, parse_params, sees_volumes
@@ -71,7 +71,7 @@ class ResolvedInput:
         geometry = self.measurement.geometry
         if self.scan is not None:
             return find_window(section, geometry, self.operator, None, self.scan.first_images)
-        return find_window(section, geometry, self.operator, torch.from_numpy(self.measurement.y))
+        return find_window(section, geometry, self.operator, self.measurement.y)
 
     def shown(self, images: np.ndarray) -> np.ndarray:
         """Return the part of images (..., Y, X) that the scanner shows: all of them, or their centre."""
@@ -250,19 +250,28 @@ def _as_items(y: np.ndarray, operator: Operator, notices: list[str]) -> np.ndarr
             "the measurement is complex, but the operator gives real values", "take its real part or magnitude"
         )
     with np.errstate(over="ignore"):
-        single = y.astype(np.complex64 if operator.out_dtype.is_complex else np.float32)
+        single = converted(y, np.complex64 if operator.out_dtype.is_complex else np.float32)
+        single = single if single.flags.writeable else single.copy()  # torch takes no other
     if operator.support is not None:
-        missing = np.broadcast_to(operator.support.numpy() == 0, single.shape)
-        if (held := int(np.count_nonzero(single[missing]))) > 0:
+        missing = np.broadcast_to(operator.support.numpy() == 0, shape)
+        if (held := sum(int(np.count_nonzero(part[missing])) for part in in_parts(single))) > 0:
             notices.append(f"{held} values of the measurement lie where the operator measures nothing: set to zero")
-            single = np.where(missing, 0, single)
-    bad = int(np.count_nonzero(~np.isfinite(single)))
+            single = _without(single, missing)
+    bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in in_parts(single))
     if bad:
         raise InputError(
             f"the measurement holds {bad} values that are NaN, infinite or beyond single precision",
             "mask them out or set them to zero, or change the units",
         )
     return single
+
+
+def _without(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Return items with zeros where they are missing."""
+    found = scratch(y.shape, y.dtype)
+    for part, own in zip(in_parts(y), in_parts(found), strict=True):
+        own[...] = np.where(missing, 0, part)
+    return found
 
 
 def _choose_noise(
@@ -273,7 +282,7 @@ def _choose_noise(
         return measurement.noise, None
     window, width = None, 1.0
     if config.noise.kind != "none":
-        window = find_window(config.scaling, measurement.geometry, operator, torch.from_numpy(measurement.y))
+        window = find_window(config.scaling, measurement.geometry, operator, measurement.y)
         width = window.high - window.low
     noise = absolute_noise(config.noise, width)
     level = f"sigma {noise.sigma:.4g}" if noise.kind == "gaussian" else noise.kind

@@ -14,10 +14,11 @@ import torch
 from recon.config.schema import ScalingSection
 from recon.data import Geometry
 from recon.errors import ConfigError, InputError
+from recon.io.disk import in_parts, is_large, let_go, scratch, trim
 from recon.operators.base import LinearOperator, Operator
 from recon.operators.slices import TOGETHER
 from recon.solvers.cg import conjugate_gradients
-from recon.training.intensity import foreground_quantile
+from recon.training.intensity import foreground_quantile, foreground_quantile_of_parts
 
 FIRST_ITERATIONS = 10
 
@@ -40,7 +41,7 @@ def find_window(
     section: ScalingSection,
     geometry: Geometry | None,
     operator: Operator,
-    y: torch.Tensor | None,
+    y: torch.Tensor | np.ndarray | None,
     first_images: Callable[[], torch.Tensor] | None = None,
 ) -> Window:
     """Return the window of image values for the measurement y (N, *out_shape).
@@ -63,14 +64,18 @@ def find_window(
             "give it: --set scaling.mode=fixed --set scaling.high=VALUE",
         )
     if first_images is not None:
-        first = first_images()
+        images = first_images().numpy()
     elif y is not None:
-        first = first_reconstruction(operator, y)
+        images = first_images_of(operator, y if isinstance(y, np.ndarray) else y.numpy())
     else:
         raise ValueError("an estimate needs a measurement")
-    if not float(first.abs().max()) > 0:
+    if not any(part.any() for part in in_parts(images)):
         raise InputError("the measurement is zero everywhere: no image scale can be estimated from it")
-    high = section.low + foreground_quantile(first.numpy() - section.low, section.quantile)
+    if is_large(images.shape, images.dtype):
+        high = foreground_quantile_of_parts(lambda: (p - section.low for p in in_parts(images)), section.quantile)
+    else:
+        high = foreground_quantile(images - section.low, section.quantile)
+    high += section.low
     return Window(section.low, high, f"{section.quantile:.1%} quantile of the foreground of a least-squares image")
 
 
@@ -97,6 +102,20 @@ def first_reconstruction(operator: LinearOperator, y: torch.Tensor) -> torch.Ten
     for part, own in zip(parts, found.split(len(parts[0])), strict=True):
         rhs = operator.adjoint(part)
         own.copy_(conjugate_gradients(operator.normal, rhs, torch.zeros_like(rhs), FIRST_ITERATIONS).x.abs())
+    return found
+
+
+def first_images_of(operator: LinearOperator, y: np.ndarray) -> np.ndarray:
+    """Return `first_reconstruction` of data (N, *out_shape) that may lie on disk; large ones come to lie there too."""
+    step = max(1, TOGETHER // torch.Size(operator.in_shape).numel())
+    found = scratch((len(y), *operator.in_shape), torch.empty(0, dtype=operator.in_dtype.to_real()).numpy().dtype)
+    for first in range(0, len(y), step):
+        part = torch.from_numpy(y[first : first + step])
+        found[first : first + step] = first_reconstruction(operator, part).numpy()
+        let_go(y)
+        let_go(found)
+        if isinstance(found, np.memmap):
+            trim()
     return found
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from recon.data import Problem
 from recon.operators.base import LinearOperator
 from recon.samplers.dds import SPREAD
+from recon.samplers.misfit import misfit_of
 from recon.samplers.volume import matched_gamma
 from recon.solvers.admm_tv import Boundary, Duals, SliceDifference, admm_sweep
 
@@ -59,21 +60,24 @@ class JointStep:
 
         x0: (B, C, [Z,] Y, X), the denoised volume at noise level sigma.  count: of measured numbers.
         """
-        z = operator.forward(x0)
-        residual = problem.likelihood.residual(z, problem.y, count)
-        gamma, scale = self.weights(problem, z, count, sigma)
-        keep = self.keep
+        seen = misfit_of(operator, problem, x0, count, back=True)
+        gamma, scale = self.weights(problem, seen.some, count, sigma)
+        keep, residual = self.keep, seen.residual
+        assert seen.back is not None
 
         def data(v: Tensor) -> Tensor:
             return (operator.normal(v) * gamma).add_(v, alpha=keep)
 
         difference, threshold = SliceDifference(self.boundary), self.weight / max(self.rho, 1e-30)
-        misfit = [operator.adjoint(problem.y - z) * gamma]  # handed over, so that the sweep can let go of it
-        del z
+        misfit = [seen.back * gamma]  # handed over, so that the sweep can let go of it
+        del seen
         found = x0
         for sweep in range(self.sweeps):
             if sweep:
-                misfit = [(operator.adjoint(problem.y - operator.forward(found)) * gamma).add_(x0 - found, alpha=keep)]
+                again = misfit_of(operator, problem, found, count, back=True).back
+                assert again is not None
+                misfit = [(again * gamma).add_(x0 - found, alpha=keep)]
+                del again
             found, duals = admm_sweep(
                 found, duals, data, misfit.pop(), difference, self.rho, threshold, self.iterations, scale
             )

@@ -5,6 +5,8 @@ q = 99.5 % quantile of the foreground {v > 0.1 max-like(v)},   u = 2 v / q - 1
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 
 
@@ -18,3 +20,32 @@ def foreground_quantile(values: np.ndarray, quantile: float = 0.995) -> float:
     if not top > 0:
         return 1.0
     return float(np.quantile(flat[flat > 0.1 * top], quantile))
+
+
+def foreground_quantile_of_parts(parts: Callable[[], Iterable[np.ndarray]], quantile: float = 0.995) -> float:
+    """Return `foreground_quantile` of values that are seen part by part, twice, and never held as a whole.
+
+    parts: returns an iteration over the values, the same each time.  Agrees with that of the whole to the rounding of
+    its type.
+    """
+    size = sum(part.size for part in parts())
+    top = _upper(parts, size, 0.999, -np.inf)
+    if not top > 0:
+        return 1.0
+    threshold = 0.1 * top
+    count = sum(int(np.count_nonzero(np.abs(part) > threshold)) for part in parts())
+    return _upper(parts, count, quantile, threshold)
+
+
+def _upper(parts: Callable[[], Iterable[np.ndarray]], size: int, quantile: float, above: float) -> float:
+    """Return the quantile of the `size` values of |parts| that are above a threshold, from the largest ones alone."""
+    place = (size - 1) * quantile
+    kept = size - int(place)
+    most = np.empty(0)
+    for part in parts():
+        values = np.abs(part).ravel()
+        most = np.concatenate([most, values[values > above]])
+        most = np.partition(most, -kept)[-kept:] if most.size > kept else most
+    most.sort()
+    low, high = most[0], most[min(1, most.size - 1)]
+    return float(low + (high - low) * (place - int(place)))

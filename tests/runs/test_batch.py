@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,16 @@ from recon.data import Geometry, Volume
 from recon.errors import OutputExistsError
 from recon.io.registry import read_volume, write_measurement
 from recon.priors.base import PriorInfo
+from recon.priors.gathered import Gathering
 from recon.priors.networks.unet import UNet, UNetConfig
 from recon.priors.store import save_prior
 from recon.runs import batch as module
+from recon.runs import lockstep
 from recon.runs.batch import BatchRequest, run_batch
 from recon.runs.manifest import read_manifest
+from recon.runs.methods import make_method
 from recon.runs.reconstruct import RunRequest, reconstruct
+from recon.runs.rerun import read_rerun
 from recon.runs.simulate import simulate
 
 TINY = UNetConfig(channels=(8, 16), blocks=(1, 1), embedding=16, groups=4)
@@ -132,6 +137,117 @@ def test_an_item_has_its_own_seed_and_truth(scans, tmp_path):
     seeds = [json.loads((tmp_path / "out" / "one" / f"{n}.npy.json").read_text())["Recon"]["Config"] for n in "ad"]
     assert [s["run"]["seed"] for s in seeds] == [1, 2]
     assert second.status == "ok" and read_volume(tmp_path / "out" / "one" / "d.npy").array.shape == (16, 16)
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[int]:
+    """How many images the network sees at each call."""
+    found: list[int] = []
+    forward = UNet.forward
+    monkeypatch.setattr(UNet, "forward", lambda self, x, *rest: (found.append(len(x)), forward(self, x, *rest))[1])
+    return found
+
+
+def together(scans: Path, out: Path, tmp_path: Path, count: int) -> BatchRequest:
+    """Return a request for three steps of `dds` on inputs of which `count` may go through the network together."""
+    weights = tmp_path / "tiny.safetensors"
+    if not weights.exists():
+        torch.manual_seed(0)
+        info = PriorInfo("tiny", 1, multiple=TINY.multiple)
+        save_prior(weights, UNet(TINY).state_dict(), TINY, 0.5, info, torch.float32)
+    asked = config("dds", str(weights))
+    run = asked.run.model_copy(update={"together": count, "backend": "eager"})
+    return request(scans, out, config=asked.model_copy(update={"run": run}))
+
+
+def test_inputs_that_go_together_give_what_each_gives_alone(scans, tmp_path, seen):
+    results = run(together(scans, tmp_path / "joint", tmp_path, 3))
+    assert [r.status for r in results] == ["ok"] * 3 and seen == [3, 3, 3]
+    seen.clear()
+    run(together(scans, tmp_path / "alone", tmp_path, 1))
+    assert seen == [1] * 9
+    for name in "abc":
+        joint, alone = (np.load(tmp_path / folder / f"{name}.npy") for folder in ("joint", "alone"))
+        assert np.abs(joint - alone).max() < 1e-5 * np.abs(alone).max()
+        plan = json.loads((tmp_path / "joint" / f"{name}.npy.json").read_text())["Recon"]["Plan"]
+        assert plan["items_together"] == 3
+    again = read_rerun(tmp_path / "joint" / "a.npy.json", tmp_path / "again.npy", None, False, ())
+    assert any("3 inputs of a batch" in line for line in again.notices)
+    alone_sidecar = tmp_path / "alone" / "a.npy.json"
+    assert not read_rerun(alone_sidecar, tmp_path / "again.npy", None, False, ()).notices
+
+
+def test_inputs_of_other_sizes_and_those_that_fail_do_not_hold_up_the_others(scans, tmp_path, seen):
+    large = np.random.default_rng(5).uniform(0, 1, (24, 16)).astype(np.float32)
+    write_measurement(scans / "d.h5", simulate(Volume(large, Geometry(("y", "x"))), config()))
+    (scans / "b.h5").write_bytes(b"nothing of ours")
+    asked = together(scans, tmp_path / "out", tmp_path, 4)
+    results = run(asked)
+    assert [(r.item.source.name, r.status) for r in results] == [
+        ("a.h5", "ok"),
+        ("b.h5", "failed"),
+        ("c.h5", "ok"),
+        ("d.h5", "ok"),
+    ]
+    assert seen == [2] * 3 + [1] * 3
+    assert read_volume(tmp_path / "out" / "d.npy").array.shape == (24, 16)
+
+
+def test_an_input_that_fails_on_the_way_leaves_the_others_going(scans, tmp_path, seen, monkeypatch):
+    def broken(single, *rest):
+        accelerate = rest[-1]
+
+        def failing(prior, backend, threads):
+            accelerate(prior, backend, threads)
+            raise ZeroDivisionError("division by zero")
+
+        return reconstruct(single, *rest[:-1], failing if single.source.name == "b.h5" else accelerate)
+
+    monkeypatch.setattr(module, "reconstruct", broken)
+    results = run(together(scans, tmp_path / "out", tmp_path, 3))
+    assert [r.status for r in results] == ["ok", "failed", "ok"] and seen == [2] * 3
+    assert not (tmp_path / "out" / "b.npy").exists()
+
+
+def test_large_files_and_one_a_group_run_by_themselves(scans, tmp_path, monkeypatch):
+    items = request(scans, tmp_path / "out").items
+    assert [len(group) for group in module._groups(items, 2)] == [2, 1]
+    assert [len(group) for group in module._groups(items, 1)] == [1, 1, 1]
+    monkeypatch.setattr(module, "SMALL_BYTES", 10)
+    assert [len(group) for group in module._groups(items, 2)] == [1, 1, 1]
+
+
+def test_an_interrupt_stops_the_runs_that_go_together(scans, tmp_path, seen, monkeypatch):
+    asked = together(scans, tmp_path / "out", tmp_path, 3)
+
+    stopped, stop = threading.Event(), Gathering.stop
+
+    def interrupted(futures):
+        raise KeyboardInterrupt
+
+    # no run gets further than its plan before it is told to stop
+    monkeypatch.setattr(module, "reconstruct", lambda *rest: stopped.wait(30) and reconstruct(*rest))
+    monkeypatch.setattr(Gathering, "stop", lambda self: (stop(self), stopped.set()))
+    monkeypatch.setattr(lockstep, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked)
+    assert not seen and not list((tmp_path / "out").glob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "chunk", "device", "expected"),
+    [
+        ("dds", 0, 1, "cpu", 1),
+        ("dds", 5, 1, "cpu", 5),
+        ("dds", 0, 4, "cuda", 4),
+        ("dds", 0, 1, "cuda", 16),
+        ("dps", 5, 1, "cuda", 1),
+        ("dds-3d", 5, 1, "cuda", 1),
+        ("tv", 5, 1, "cuda", 1),
+    ],
+)
+def test_how_many_inputs_go_together(name, wanted, chunk, device, expected):
+    assert lockstep.choose_together(wanted, make_method(name, {}), chunk, torch.device(device)) == expected
 
 
 def batch(*arguments: str) -> subprocess.CompletedProcess[str]:

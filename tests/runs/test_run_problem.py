@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recon.config.schema import Config, ScalingSection
-from recon.data import Geometry, Measurement, NoiseSpec, OperatorSpec, Volume
+from recon.data import Geometry, Measurement, NoiseSpec, OperatorSpec, Volume, to_stack
 from recon.errors import ConfigError, InputError
+from recon.io import disk
+from recon.io.registry import read_measurement, write_volume
 from recon.likelihoods import Gaussian, Poisson
 from recon.operators.base import LinearOperator, Operator
 from recon.operators.registry import build, draw
@@ -23,7 +25,7 @@ from recon.runs.problem import on_device, scale_problem, unit_norm
 from recon.runs.resolve_input import resolve_input
 from recon.runs.scaling import Window, data_range, find_window
 from recon.runs.simulate import simulate
-from recon.training.intensity import foreground_quantile
+from recon.training.intensity import foreground_quantile, foreground_quantile_of_parts
 
 FEW = settings(max_examples=25, deadline=None)
 SHAPE = (1, 24, 20)
@@ -558,3 +560,33 @@ def test_the_first_images_do_not_depend_on_how_many_go_together(monkeypatch):
     monkeypatch.setattr(scaling, "TOGETHER", 2 * torch.Size(op.in_shape).numel())
     assert whole.shape == (5, *op.in_shape)
     torch.testing.assert_close(scaling.first_reconstruction(op, y), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("quantile", [0.995, 0.5, 1.0])
+def test_the_quantile_of_parts_is_that_of_the_whole(quantile):
+    rng = np.random.default_rng(3)
+    values = np.where(rng.random((7, 40, 30)) < 0.4, 0, rng.normal(3, 1, (7, 40, 30)))
+    whole = foreground_quantile(values, quantile)
+    assert foreground_quantile_of_parts(lambda: values, quantile) == pytest.approx(whole, rel=1e-12)
+    assert foreground_quantile_of_parts(lambda: 0 * values, quantile) == 1.0
+    assert foreground_quantile_of_parts(lambda: values[:1, :1, :1] + 5, quantile) == pytest.approx(values[0, 0, 0] + 5)
+
+
+def test_a_window_is_the_same_from_images_on_disk(monkeypatch):
+    op = operator("blur")
+    y = op.forward(torch.rand(5, *op.in_shape, generator=torch.Generator().manual_seed(0)))
+    held = find_window(ScalingSection(low=0.1), None, op, y).high
+    monkeypatch.setattr(disk, "LEAST_BYTES", 1)
+    assert find_window(ScalingSection(low=0.1), None, op, y).high == pytest.approx(held, rel=1e-6)
+
+
+def test_a_measurement_on_disk_resolves_to_the_values_of_one_in_memory(tmp_path, monkeypatch):
+    asked = config("denoise")
+    image = np.random.default_rng(0).integers(0, 99, (4, 16, 12)).astype(np.int16)
+    geometry = Geometry(("z", "y", "x"))
+    held = resolve_input(Measurement(to_stack(Volume(image, geometry)), geometry=geometry), asked, None)
+    monkeypatch.setattr(disk, "LEAST_BYTES", 1)
+    write_volume(tmp_path / "large.npy", Volume(image, geometry))
+    found = resolve_input(read_measurement(tmp_path / "large.npy", "z,y,x"), asked, None)
+    assert isinstance(found.measurement.y, np.memmap) and found.measurement.y.dtype == np.float32
+    assert np.array_equal(found.measurement.y, held.measurement.y)
