@@ -22,7 +22,7 @@ from recon.errors import ResourceError
 from recon.kernels.projector import Projector
 from recon.kernels.rays import ConeRays, Rays
 
-ABI = 2
+ABI = 3
 STEM = "_projectors"
 CLOSEST, WIDEST = 1.0, 2.0  # pitch of parallel rays that the gathering transpose handles
 

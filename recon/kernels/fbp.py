@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recon.kernels import pixels
 from recon.kernels.parallel import ParallelGeometry
 
 BLOCK = 2**20  # interpolated values held at once
@@ -59,8 +60,13 @@ def backproject(filtered: Tensor, geometry: ParallelGeometry) -> Tensor:
     batch, views, _ = filtered.shape
     y, x = (torch.from_numpy(axis).to(filtered.device) for axis in geometry.pixel_axes())
     cos, sin = (torch.from_numpy(part).to(filtered.device)[:, None, None] for part in geometry.directions())
-    weights = torch.from_numpy(angular_weights(geometry.angles)).to(filtered)
-    padded = torch.nn.functional.pad(filtered * weights[:, None], (1, 1))
+    filtered = filtered * torch.from_numpy(angular_weights(geometry.angles)).to(filtered)[:, None]
+    if pixels.serves(filtered):
+        axes = geometry.pixel_axes()[::-1]
+        scale, first = 1 / geometry.spacing, float(geometry.detector_axis()[0]) / geometry.spacing
+        seen = pixels.sight(*axes, geometry.directions(), scale, first, None)
+        return pixels.backproject_plane(filtered, seen, geometry.shape)
+    padded = torch.nn.functional.pad(filtered, (1, 1))
     origin, last = float(geometry.detector_axis()[0]), geometry.detectors + 1
 
     image = filtered.new_zeros(batch, len(y) * len(x))

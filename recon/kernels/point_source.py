@@ -8,7 +8,7 @@ the detector's coordinates scaled to the axis of rotation. m shares a line that 
 is the Ram-Lak filter (`fbp.py`).
 Sources: A. C. Kak, M. Slaney, Principles of Computerized Tomographic Imaging, 1988, sections 3.4 and 3.6; L. A.
 Feldkamp, L. C. Davis, J. W. Kress, J. Opt. Soc. Am. A 1(6), 1984; m: F. Noo et al., Phys. Med. Biol. 47, 2002, eq. 22.
-Departure: w_a follow the gaps between angles, as for the parallel beam.
+Departure: w_a follow the gaps between angles, as for the parallel beam. `pixels.py` takes the sums where it serves.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recon.kernels import pixels
 from recon.kernels.fbp import BLOCK, angular_weights, convolve, ramp_kernel
 from recon.kernels.parallel import directions
 from recon.kernels.scans import ConeGeometry, FanGeometry
@@ -31,6 +32,8 @@ def fan_backprojection(sinogram: Tensor, geometry: FanGeometry) -> Tensor:
     """Return the image of line integrals: (B, views, detectors) -> (B, Y, X), in values per mm."""
     filtered = _filtered(sinogram[:, :, None], geometry, np.zeros(1))[:, :, 0]
     y, x = _pixel_axes(geometry.shape, geometry.pixel_size)
+    if pixels.serves(filtered):
+        return pixels.backproject_plane(filtered, _sight(geometry), geometry.shape)
     batch, views, count = filtered.shape
     padded = torch.nn.functional.pad(filtered, (1, 1))
     image = filtered.new_zeros(batch, y.size * x.size)
@@ -61,7 +64,12 @@ def cone_backprojection(data: Tensor, geometry: ConeGeometry) -> Tensor:
     projector would do with fewer operations, but its weights are even only where rays are as dense as voxels.
     """
     fan, (rows, columns) = geometry.fan(), geometry.detectors
-    images = _filtered(data, fan, geometry.row_axis()).transpose(0, 1)
+    images = _filtered(data, fan, geometry.row_axis())
+    if pixels.serves(images):
+        magnification = geometry.detector_distance / geometry.pitch[0]
+        climb = geometry.slice_distance * magnification, float(geometry.row_axis()[0]) / geometry.pitch[0]
+        return pixels.backproject_volume(images, _sight(fan), geometry.shape, *climb)
+    images = images.transpose(0, 1)
     (y, x), (cos, sin) = _pixel_axes(fan.shape, fan.pixel_size), directions(geometry.angles)
     z = (np.arange(geometry.shape[0]) - (geometry.shape[0] - 1) / 2) * geometry.slice_distance
     heights, plane = torch.from_numpy(z).to(data)[:, None], y.size * x.size
@@ -136,6 +144,13 @@ def _seen(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how far points are across and along the central ray, as seen from the source."""
     return x * cos + y * sin, distance - x * sin + y * cos
+
+
+def _sight(fan: FanGeometry) -> pixels.Sight:
+    """Return how a compiled kernel finds where pixels are seen."""
+    y, x = _pixel_axes(fan.shape, fan.pixel_size)
+    scale, origin = fan.detector_distance / fan.pitch, float(fan.detector_axis()[0]) / fan.pitch
+    return pixels.sight(x, y, directions(fan.angles), scale, origin, fan.source_distance, fan.curved)
 
 
 def _pixel_axes(shape: tuple[int, ...], size: float) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ PRIMES = (3, 5, 7, 11, 13)
 IMAGE_TO_SAMPLES, SAMPLES_TO_IMAGE, NORMAL, MORE_NORMAL = range(4)  # tasks of `csrc/sense.c`; the last adds
 
 
-class _Fourier(ctypes.Structure):
+class Fourier(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_long) for name in ("size", "passes")),
         *((name, ctypes.c_void_p) for name in ("radices", "factors")),
@@ -37,9 +37,9 @@ class _Sense(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_long) for name in ("size", "rows", "coils", "kept", "along", "across")),
         ("lines", ctypes.c_void_p),
-        ("row", _Fourier),
-        ("line", _Fourier),
-        *((name, ctypes.c_void_p) for name in ("maps", "phase", "sampling", "gram")),
+        ("row", Fourier),
+        ("line", Fourier),
+        *((name, ctypes.c_void_p) for name in ("maps", "phase", "sampling", "gram", "turn")),
         *((name, ctypes.c_long) for name in ("flat", "complex_image")),
     )
 
@@ -56,31 +56,49 @@ class Coils:
         self._kept: list[Tensor] = []
         turned = self.turned(maps)
         self.rows, self.size = turned.shape[1:]
-        self._maps = self.hold(_in_lanes(turned, LANES[self.real]))
-        self._plans = _plan(self.size, self.real, self.hold), _plan(self.rows, self.real, self.hold)
+        self.maps = self.hold(_in_lanes(turned, LANES[self.real]))
 
     def turned(self, plane: Tensor) -> Tensor:
         """Return values (..., Y, X) as (..., rows, size)."""
         return plane if self.axis == -1 else plane.mT
 
-    def scan(self, symbol: Tensor, phase: Tensor | None, flat: bool = False) -> _Sense:
-        """Describe p and q to the library, (Y, X): q complex for samples, real for A^H A; flat: q varies along rows."""
+    def scan(self, symbol: Tensor, phase: Tensor | None, flat: bool = False, turn: Tensor | None = None) -> _Sense:
+        """Describe p and q to the library, (Y, X): q complex for samples, real for A^H A; flat: q varies along rows.
+
+        turn: t (rows,), complex, for a sum of two with q (2, Y, X), the second of images times t.
+        """
         gram, symbol = not symbol.is_complex(), self.turned(symbol)
-        lines = (symbol != 0).any(0).nonzero().flatten()
-        kept = symbol[0] if flat else symbol[:, lines].mT.contiguous()
+        lines = (symbol != 0).reshape(-1, self.size).any(0).nonzero().flatten()
+        kept = symbol[0] if flat else symbol[..., lines].mT.contiguous()
         held = self.hold(kept if gram else torch.view_as_real(kept))
         steps = (1, self.size) if self.axis == -1 else (self.rows, 1)
         return _Sense(
             *(self.size, self.rows, self.count, len(lines), *steps),
             self.hold(torch.from_numpy(lines.numpy().astype(LONG))),
-            *self._plans,
-            self._maps,
+            self.plan(self.size),
+            self.plan(self.rows),
+            self.maps,
             None if phase is None else self.hold(torch.view_as_real(self.turned(phase).contiguous())),
             *((None, held) if gram else (held, None)),
+            None if turn is None else self.hold(torch.view_as_real(turn)),
             *(int(flat), int(self.complex_image)),
         )
 
-    def run(self, scan: _Sense, given: Tensor, found: Tensor, task: int) -> Tensor:
+    def plan(self, n: int) -> Fourier:
+        """Return the passes of the transform of n points, and their factors."""
+        taken = radices(n)
+        if taken is None:
+            raise ResourceError(f"no compiled transform of {n} points", "use RECON_KERNELS=reference")
+        parts, left = [], n
+        for radix in taken:
+            turns = np.outer(np.arange(left // radix), np.arange(1, radix)) / left
+            parts += [turns.ravel(), np.arange(radix) / radix]
+            left //= radix
+        waves = torch.from_numpy(np.exp(-2j * math.pi * np.concatenate([*parts, np.zeros(1)])))
+        factors = self.hold(torch.view_as_real(waves).to(self.real))
+        return Fourier(n, len(taken), self.hold(torch.from_numpy(np.array([*taken, 0], LONG))), factors)
+
+    def run(self, scan: ctypes.Structure, given: Tensor, found: Tensor, task: int, name: str = "sense") -> Tensor:
         """Do a task of `csrc/sense.c`. Raises ConfigError for numbers that the kernel does not take."""
         kind = self.real.to_complex() if task == SAMPLES_TO_IMAGE else self.image
         if given.device.type != "cpu" or (given.is_complex() and not kind.is_complex):
@@ -89,7 +107,7 @@ class Coils:
                 "move the operator with its data, or take a complex image",
             )
         given = given.to(kind).resolve_conj().resolve_neg().contiguous()
-        if call(f"recon_sense_{LETTERS[self.real]}", ctypes.byref(scan), given, found, given.shape[0], task):
+        if call(f"recon_{name}_{LETTERS[self.real]}", ctypes.byref(scan), given, found, given.shape[0], task):
             raise ResourceError("out of memory in the coils' transforms", "use a smaller batch or image")
         return found
 
@@ -139,13 +157,19 @@ class CompiledSense:
 
 @final
 class CompiledGram:
-    """sum_k conj(p_k) sum_c conj(S_c) F^H q_k F S_c p_k of images (B, 1, Y, X), on the CPU. Immutable."""
+    """sum_kj conj(p_k t^j) sum_c conj(S_c) F^H q_kj F S_c p_k t^j, j = 0 and 1, of images (B, 1, Y, X), on the CPU.
 
-    def __init__(self, maps: Tensor, phases: Tensor, symbols: Tensor, complex_image: bool) -> None:
-        """Describe it to the library: S (coils, Y, X) and p (K, Y, X), complex; q (K, Y, X), real."""
-        self.parts = (maps, phases, symbols, complex_image)
+    Immutable.
+    """
+
+    def __init__(self, maps: Tensor, phases: Tensor, turn: Tensor, symbols: Tensor, complex_image: bool) -> None:
+        """Describe it to the library: S (coils, Y, X), p (K, Y, X) and t (Y,), complex; q (K, 2, Y, X), real."""
+        self.parts = (maps, phases, turn, symbols, complex_image)
         self._coils = Coils(maps, -1, complex_image)
-        self._scans = [self._coils.scan(q, p) for p, q in zip(phases, symbols, strict=True)]
+        self._scans = [
+            self._coils.scan(q, None if bool((p == 1).all()) else p, turn=turn)
+            for p, q in zip(phases, symbols, strict=True)
+        ]
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), self.parts
@@ -175,21 +199,6 @@ def radices(n: int) -> list[int] | None:
             found.append(radix)
             n //= radix
     return found if n == 1 else None
-
-
-def _plan(n: int, real: torch.dtype, hold: Any) -> _Fourier:
-    """Return the passes of the transform of n points, and their factors."""
-    taken = radices(n)
-    if taken is None:
-        raise ResourceError(f"no compiled transform of {n} points", "use RECON_KERNELS=reference")
-    parts, left = [], n
-    for radix in taken:
-        turns = np.outer(np.arange(left // radix), np.arange(1, radix)) / left
-        parts += [turns.ravel(), np.arange(radix) / radix]
-        left //= radix
-    waves = torch.from_numpy(np.exp(-2j * math.pi * np.concatenate([*parts, np.zeros(1)])))
-    factors = hold(torch.view_as_real(waves).to(real))
-    return _Fourier(n, len(taken), hold(torch.from_numpy(np.array([*taken, 0], LONG))), factors)
 
 
 def _in_lanes(maps: Tensor, lanes: int) -> Tensor:

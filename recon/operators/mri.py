@@ -18,7 +18,7 @@ import torch
 from recon.errors import ConfigError, InputError
 from recon.operators.cartesian import CartesianMRI
 from recon.operators.checks import image_size, numeric, required
-from recon.operators.coils import birdcage_maps
+from recon.operators.coils import birdcage_maps, checked_maps
 from recon.operators.family import Arrays, Family
 from recon.operators.masks import PLANES, line_mask, plane_mask
 
@@ -62,7 +62,7 @@ def _draw(params: MRIParams, in_shape: tuple[int, ...], rng: np.random.Generator
     size = _size(in_shape)
     arrays = {"mask": _checked_mask(given["mask"], size, params.axis) if "mask" in given else _mask(params, size, rng)}
     if "maps" in given:
-        arrays["maps"] = _checked_maps(given["maps"], size, params.coils)
+        arrays["maps"] = checked_maps("mri", given["maps"], size, params.coils)
     elif params.maps == "given":
         raise ConfigError(
             "operator 'mri' with maps = 'given' came without the array 'maps'",
@@ -94,7 +94,7 @@ def _build(params: MRIParams, in_shape: tuple[int, ...], arrays: Arrays) -> Cart
     mask = np.broadcast_to(mask, size).astype(np.float32)
     if "maps" not in arrays and (params.maps == "given" or (params.coils or 1) > 1):
         required("mri", "maps", arrays)
-    maps = _checked_maps(arrays["maps"], size, params.coils) if "maps" in arrays else None
+    maps = checked_maps("mri", arrays["maps"], size, params.coils) if "maps" in arrays else None
     return CartesianMRI(torch.from_numpy(mask), None if maps is None else torch.from_numpy(maps), params.complex_image)
 
 
@@ -113,9 +113,12 @@ def _checked_mask(mask: np.ndarray, size: tuple[int, int], axis: str) -> np.ndar
         mask.ndim == 2 and all(m in (1, n) for m, n in zip(mask.shape, size, strict=True))
     )
     if not fits:
+        transposed = mask.shape in (size[::-1], (lines, 1), (1, lines)) and size[0] != size[1]
         raise InputError(
             f"mask has shape {mask.shape}, expected ({lines},) of lines along {axis}, or {size}",
-            "set the operator's axis to the axis that is undersampled, or crop the mask",
+            "rows and columns look transposed: give the mask as (Y, X)"
+            if transposed
+            else "set the operator's axis to the axis that is undersampled, or crop the mask",
         )
     values = np.unique(mask)
     if values[-1] == 0 or values[0] < 0 or len(values) > 2 or (len(values) == 2 and values[0] != 0):
@@ -123,18 +126,6 @@ def _checked_mask(mask: np.ndarray, size: tuple[int, int], axis: str) -> np.ndar
             f"mask has the {len(values)} values {values[0]:g} to {values[-1]:g}, expected 0 (missing) and 1 (measured)"
         )
     return (mask != 0).astype(np.uint8)
-
-
-def _checked_maps(maps: np.ndarray, size: tuple[int, int], coils: int | None) -> np.ndarray:
-    maps = numeric("maps", maps, real=False)
-    if maps.ndim != 3 or maps.shape[1:] != size:
-        raise InputError(f"maps have shape {maps.shape}, expected (coils, {size[0]}, {size[1]})")
-    if coils not in (None, maps.shape[0]):
-        raise ConfigError(
-            f"operator 'mri': coils = {coils}, but the array 'maps' has {maps.shape[0]}",
-            "leave out the parameter coils: the maps decide",
-        )
-    return maps.astype(np.complex64)
 
 
 def _reads_shape(params: MRIParams, arrays: Arrays, y_shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recon.errors import ConfigError, InputError
+from recon.errors import ConfigError
 from recon.operators.base import LinearOperator, Shape
-from recon.operators.checks import image_size, numeric, required
-from recon.operators.coils import birdcage_maps
+from recon.operators.checks import image_size, required
+from recon.operators.coils import birdcage_maps, checked_maps
 from recon.operators.family import Arrays, Family
 from recon.operators.linear_map import linear_map
 from recon.operators.nufft import Finufft, Gridding, Transform, gridding_bytes, transform, transform_back
@@ -109,12 +109,17 @@ class NonCartesianMRI(LinearOperator):
         self.factors_conj = self.factors.conj().resolve_conj()
         self.gram = None if gram is None else gram.to(by.weights)
         self.kernel = None if self.gram is None else self.gram.compiled(self.maps, complex_image)
+        self.scan = by.compiled(self.factors, complex_image) if isinstance(by, Gridding) else None
 
     def _forward(self, x: Tensor) -> Tensor:
+        if self.scan is not None:
+            return linear_map(x, self.scan.forward, self.scan.adjoint).reshape(-1, *self.out_shape)
         coils, image = self.out_shape[0], self.in_shape[1:]
         return transform(self.by, (x * self.factors).reshape(-1, *image)).reshape(-1, coils, *self.layout)
 
     def _adjoint(self, y: Tensor) -> Tensor:
+        if self.scan is not None:
+            return linear_map(y.reshape(-1, self.out_shape[0], len(self.density)), self.scan.adjoint, self.scan.forward)
         coils, image = self.out_shape[0], self.in_shape[1:]
         seen = transform_back(self.by, y.reshape(-1, math.prod(self.layout))).reshape(-1, coils, *image)
         return self._combined(seen, self.factors_conj)
@@ -154,7 +159,7 @@ def draw(params: NUFFTParams, in_shape: Shape, rng: np.random.Generator, given: 
     else:
         arrays = {"trajectory": _path(params, image).astype(np.float32)}
     if "maps" in given:
-        arrays["maps"] = _checked_maps(given["maps"], image, params.coils)
+        arrays["maps"] = checked_maps("mri-nufft", given["maps"], image, params.coils)
     elif params.maps == "given":
         raise ConfigError(
             "operator 'mri-nufft' with maps = 'given' came without the array 'maps'",
@@ -173,7 +178,7 @@ def build(params: NUFFTParams, in_shape: Shape, arrays: Arrays) -> NonCartesianM
     path = checked_trajectory(required("mri-nufft", "trajectory", arrays), image)
     if "maps" not in arrays and (params.maps == "given" or (params.coils or 1) > 1):
         required("mri-nufft", "maps", arrays)
-    maps = _checked_maps(arrays["maps"], image, params.coils) if "maps" in arrays else None
+    maps = checked_maps("mri-nufft", arrays["maps"], image, params.coils) if "maps" in arrays else None
     samples = path.reshape(-1, len(image))
     even = params.trajectory == "radial" and path.ndim == 3 and _is_radial(params, path)
     density = radial_density(path, image) if even else pipe_density(path, image)
@@ -236,18 +241,6 @@ def _image(in_shape: Shape) -> Shape:
             "choose one channel",
         )
     return tuple(in_shape[1:])
-
-
-def _checked_maps(maps: np.ndarray, image: Shape, coils: int | None) -> np.ndarray:
-    maps = numeric("maps", maps, real=False)
-    if maps.shape[1:] != image:
-        raise InputError(f"maps have shape {maps.shape}, expected (coils, {', '.join(map(str, image))})")
-    if coils not in (None, maps.shape[0]):
-        raise ConfigError(
-            f"operator 'mri-nufft': coils = {coils}, but the array 'maps' has {maps.shape[0]}",
-            "leave out the parameter coils: the maps decide",
-        )
-    return maps.astype(np.complex64)
 
 
 FAMILY = Family(

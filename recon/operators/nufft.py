@@ -24,6 +24,9 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from recon.errors import ResourceError
+from recon.kernels import fused
+from recon.kernels.gridding import CompiledGridding
+from recon.kernels.sense import fits
 from recon.kernels.sparse import to_csr
 from recon.operators.linear_map import linear_map
 
@@ -109,6 +112,18 @@ class Gridding(Transform):
                 # the adjoint of the transform is not divided by its size
                 image.copy_(torch.fft.ifftn(k.reshape(self.grid), norm="forward")[self.inside])
         return found
+
+    def compiled(self, factors: Tensor, complex_image: bool) -> CompiledGridding | None:
+        """Return the compiled kernel of samples of images times factors (coils, *shape), or None where none serves."""
+        small, real = self.matrix.crow_indices().dtype == torch.int32, self.weights.dtype
+        if len(self.grid) != 2 or not small or fused.backend(factors.device) != "compiled":
+            return None
+        if not fits(factors.shape[0], self.grid, real):
+            return None
+        corner = (self.inside[0].start, self.inside[1].start)
+        return CompiledGridding(
+            factors, self.matrix, self.transposed, (self.grid[0], self.grid[1]), corner, complex_image
+        )
 
     def to(self, device: Place, dtype: torch.dtype | None) -> Gridding:
         kind = self.weights.dtype if dtype is None else dtype

@@ -59,7 +59,9 @@ class Toeplitz:
         shape, real = tuple(self.symbols.shape[1:]), self.symbols.dtype.to_real()
         if len(shape) != 2 or fused.backend(maps.device) != "compiled" or not fits(maps.shape[0], shape, real):
             return None
-        return CompiledGram(maps, self.turns, self.symbols.real / math.prod(shape), complex_image)
+        # even and odd frequencies along x, and within them along y: a row is transformed once for both of the latter
+        symbols = self.symbols.real.unflatten(0, (2, 2)).transpose(0, 1) / math.prod(shape)
+        return CompiledGram(maps, self.turns[:2], self.turns[2, :, 0].contiguous(), symbols, complex_image)
 
     def to(self, like: Tensor) -> Toeplitz:
         """Return it on the device and in the real type of a tensor."""

@@ -8,6 +8,7 @@ from recon.data import NoiseSpec, OperatorSpec
 from recon.errors import InputError
 from recon.operators.base import Operator
 from recon.operators.calibration import calibration_size, explained, measured_samples
+from recon.operators.coils import likely_cause
 
 CALIBRATION = 24  # samples a side of the centre of k-space, at most
 LEAST = 4
@@ -20,8 +21,9 @@ def check_coils(y: np.ndarray, spec: OperatorSpec, operator: Operator) -> None:
     if maps is None or y.ndim < -axis or y.shape[axis + 1 :] != operator.out_shape[1:] or y.shape[axis] == len(maps):
         return
     raise InputError(
-        f"the k-space has {y.shape[axis]} coils, but the array 'maps' has {len(maps)}",
-        "give the maps of this scan, one for each coil in the order of the data",
+        f"the k-space has {y.shape[axis]} coils, but the array 'maps' has {len(maps)}: shape {maps.shape}, "
+        f"expected {(y.shape[axis], *maps.shape[1:])}",
+        likely_cause(maps.shape, maps.shape[1:]),
     )
 
 

@@ -20,6 +20,7 @@ from recon.data import Measurement, NoiseSpec, OperatorSpec
 from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator
 from recon.operators.calibration import compressed, fourier, image_phase, normalised_maps
+from recon.operators.coils import likely_cause
 from recon.operators.espirit import espirit_maps
 from recon.operators.mri_nufft import NonCartesianMRI
 from recon.operators.nufft import Gridding
@@ -111,12 +112,18 @@ def prepare_off_grid(
     y, path = measurement.y, checked_trajectory(arrays["trajectory"], size)
     if y.shape[2:] != path.shape[:-1] or y.ndim < 3 or not y.size:
         raise InputError(f"k-space has shape {tuple(y.shape)}, its trajectory gives (slices, coils, {path.shape[:-1]})")
+    given = arrays.get("maps")
+    if given is not None and given.shape != (y.shape[1], *size):
+        raise InputError(
+            f"maps have shape {given.shape}, k-space needs ({y.shape[1]}, {size[0]}, {size[1]})",
+            likely_cause(given.shape, size),
+        )
     if not np.any(y):
         raise InputError("k-space is zero everywhere: nothing was measured", "check the file")
     notices.append(f"trajectory: {'x'.join(map(str, path.shape[:-1]))} samples, from the file")
     region = central_region(path, size, section.calibration)
-    maps, phase = choices(section, y.shape[1], "maps" in arrays, bool(params["complex_image"]), region, notices)
-    items = OffGridItems(y, path, size, params, arrays.get("maps"), section, region, maps, phase)
+    maps, phase = choices(section, y.shape[1], given is not None, bool(params["complex_image"]), region, notices)
+    items = OffGridItems(y, path, size, params, given, section, region, maps, phase)
     return items, _noise(items, measurement.noise, notices), notices
 
 

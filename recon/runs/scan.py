@@ -30,6 +30,7 @@ from recon.operators.calibration import (
     noise_level,
     normalised_maps,
 )
+from recon.operators.coils import likely_cause
 from recon.operators.espirit import espirit_maps
 from recon.operators.registry import build, draw, parse_params
 from recon.runs.scaling import first_reconstruction
@@ -137,7 +138,7 @@ def prepare_scan(measurement: Measurement, config: Config, operator_file: Operat
     if "maps" in arrays and arrays["maps"].shape != (y.shape[1], *size):
         raise InputError(
             f"maps have shape {arrays['maps'].shape}, k-space needs ({y.shape[1]}, {size[0]}, {size[1]})",
-            "give maps of the grid that is reconstructed; scan.oversampling = false keeps the file's",
+            likely_cause(arrays["maps"].shape, size) + "; scan.oversampling = false keeps the file's grid",
         )
     infer = section.mask == "infer" or "mask" not in arrays
     laid = _laid_mask(config, size) if section.mask == "preset" else None
@@ -220,7 +221,8 @@ def _plane(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if mask.ndim > 2 or any(m not in (1, n) for m, n in zip(mask.shape[::-1], size[::-1], strict=False)):
         raise InputError(
             f"mask has shape {mask.shape}, expected ({size[1]},) of columns, ({size[0]}, 1) of rows, or {size}",
-            "give another with --operator FILE, or infer it: --set scan.mask=infer",
+            ("rows and columns look transposed: " if mask.shape == size[::-1] else "")
+            + "give another with --operator FILE, or infer it: --set scan.mask=infer",
         )
     return np.asarray(np.broadcast_to(mask != 0, size), np.uint8)
 

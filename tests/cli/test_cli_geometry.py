@@ -117,8 +117,55 @@ def test_maps_of_another_size_or_number_of_coils(call: Any, capsys: Any, folder:
     three = mri(folder, birdcage_maps(3, (SIDE, SIDE)))
     run = "run", str(folder / "y.h5"), str(folder / "x.npy"), "-p", "mri-x4-dds", "--method", "cg", "-q"
     code, err = ended(call, capsys, *run, *three)
-    assert code == 3 and "the k-space has 4 coils, but the array 'maps' has 3" in err
+    assert (
+        code == 3
+        and "the k-space has 4 coils, but the array 'maps' has 3: shape (3, 32, 32), expected (4, 32, 32)" in err
+    )
+    assert "another number of coils" in err and not (folder / "x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("maps", "cause"),
+    [
+        (birdcage_maps(4, (SIDE - 2, SIDE)), "rows and columns look transposed: give maps as (coils, Y, X)"),
+        (birdcage_maps(4, (SIDE, SIDE - 2)).transpose(1, 2, 0), "the coils look to be the last axis"),
+        (birdcage_maps(4, (SIDE, SIDE - 2)).T, "the axes look reversed"),
+        (birdcage_maps(4, (SIDE, SIDE)), "of another grid"),
+        (np.ones((SIDE, SIDE - 2)), "the axes (coils, Y, X), one map for each coil"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["mri", "mri-nufft"])
+def test_the_likely_cause_of_maps_that_do_not_fit(
+    call: Any, capsys: Any, folder: Path, kind: str, maps: np.ndarray, cause: str
+) -> None:
+    np.save(folder / "y.npy", np.ones((4, SIDE, SIDE - 2) if kind == "mri" else (4, 5, 9), np.complex64))
+    mask, path = np.ones(SIDE - 2, np.uint8), np.random.default_rng(0).uniform(-0.5, 0.5, (5, 9, 2))
+    named = operator(folder, kind, maps=maps, **({"mask": mask} if kind == "mri" else {"trajectory": path}))
+    text = (folder / "operator.toml").read_text()
+    (folder / "operator.toml").write_text(f"in_shape = [1, {SIDE}, {SIDE - 2}]\n" + text)
+    run = "run", str(folder / "y.npy"), str(folder / "x.npy"), "-p", "mri-x4-dds", "--method", "cg", "-q"
+    code, err = ended(call, capsys, *run, *named)
+    assert code == 3 and f"maps have shape {maps.shape}, expected (coils, 32, 30)" in err and cause in err
     assert not (folder / "x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("mask", "cause"),
+    [
+        (np.ones((SIDE - 2, SIDE), np.uint8), "rows and columns look transposed"),
+        (np.ones((SIDE - 2, 1), np.uint8), "rows and columns look transposed"),
+        (np.ones(SIDE, np.uint8), "set the operator's axis"),
+    ],
+)
+def test_the_likely_cause_of_a_mask_that_does_not_fit(
+    call: Any, capsys: Any, folder: Path, mask: np.ndarray, cause: str
+) -> None:
+    np.save(folder / "y.npy", np.ones((1, SIDE, SIDE - 2), np.complex64))
+    named = operator(folder, "mri", mask=mask)
+    run = "run", str(folder / "y.npy"), str(folder / "x.npy"), "-p", "mri-x4-dds", "--method", "cg", "-q"
+    code, err = ended(call, capsys, *run, *named)
+    assert code == 3 and f"mask has shape {mask.shape}, expected (30,) of lines along x, or (32, 30)" in err
+    assert cause in err and not (folder / "x.npy").exists()
 
 
 def test_maps_of_another_number_of_coils_off_the_grid(call: Any, capsys: Any, folder: Path) -> None:

@@ -58,10 +58,11 @@ def test_a_line_that_is_seen_once_counts_in_full():
     assert redundancy(np.arange(0, 120.0), np.zeros(1)).min() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("block", [2**17, 300])
+@pytest.mark.parametrize("block", [None, 2**17, 300])
 def test_a_cones_views_are_interpolated_where_voxels_are_seen(monkeypatch, block):
     """Against each view on its own, by scipy; blocks that end within the slices and the views change nothing."""
-    monkeypatch.setitem(point_source.CONE_BLOCK, "cpu", block)
+    monkeypatch.setitem(point_source.CONE_BLOCK, "cpu", block or 2**17)
+    monkeypatch.setenv("RECON_KERNELS", "reference" if block else "")
     angles = np.array([0.0, 17, 40, 95, 120, 200, 290])
     geometry = ConeGeometry((5, 6, 7), angles, (7, 9), (1.3, 1.4), 30, 45, 0.9, 1.1, (0.2, -0.6))
     data = np.random.default_rng(0).standard_normal((2, 7, 7, 9))

@@ -151,12 +151,17 @@ def test_values_that_are_not_finite_stay_in_their_item():
 @pytest.mark.parametrize("complex_image", [False, True])
 @pytest.mark.parametrize("coils", [4, 9])
 def test_sums_of_modulated_convolutions(coils, complex_image):
-    maps, phases = normal(coils, 6, 10), normal(3, 6, 10, seed=1)
-    symbols = normal(3, 6, 10, dtype=torch.float64, seed=2)
+    maps, phases, turn = normal(coils, 6, 10), normal(3, 6, 10, seed=1), normal(6, seed=3)
+    phases[1] = 1
+    symbols = normal(3, 2, 6, 10, dtype=torch.float64, seed=2)
+    symbols[2, :, :, 4] = 0
     x = normal(2, 1, 6, 10, dtype=torch.complex128 if complex_image else torch.float64)
-    kernel = CompiledGram(maps, phases, symbols, complex_image)
+    kernel = CompiledGram(maps, phases, turn, symbols, complex_image)
     expected = torch.zeros(2, 1, 6, 10, dtype=torch.complex128)
-    for p, q in zip(phases, symbols, strict=True):
+    turned = [
+        (p * t, both[j]) for p, both in zip(phases, symbols, strict=True) for j, t in enumerate((1, turn[:, None]))
+    ]
+    for p, q in turned:
         k = torch.fft.ifft2(torch.fft.fft2(x * p * maps) * q, norm="forward")
         expected += (k * (p * maps).conj()).sum(1, keepdim=True)
     for each in (kernel, copy.deepcopy(kernel), pickle.loads(pickle.dumps(kernel))):

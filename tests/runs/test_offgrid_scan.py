@@ -1,5 +1,6 @@
 """A scanner's k-space along a trajectory: what is inferred is right, and every inference can be overridden."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,20 @@ def test_scans_that_cannot_be_meant_are_refused(change, settings, error, message
     with pytest.raises(error, match=message) as caught:
         resolve_input(Measurement(change.get("y", base.y), spec, scan=base.scan), config(scan=settings), None)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shape", "cause"),
+    [
+        (maps(3), "(3, 40, 36)", "another number of coils"),
+        (maps(2).swapaxes(1, 2), "(2, 36, 40)", "transposed"),
+    ],
+)
+def test_maps_that_do_not_fit_are_refused_with_their_likely_cause(wrong, shape, cause):
+    given = OperatorSpec("mri-nufft", {}, (), {"maps": wrong})
+    with pytest.raises(InputError, match=re.escape(f"maps have shape {shape}, k-space needs (2, 40, 36)")) as caught:
+        resolve_input(measured(2), config(), given)
+    assert cause in caught.value.hint
 
 
 def test_an_unknown_trajectory_is_refused():

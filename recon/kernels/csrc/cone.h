@@ -25,7 +25,8 @@ typedef struct {
 static inline NAME(rise) NAME(climb)(const cone *scan, long ray, long line) {
     const double depth = scan->depth[ray] + (double)line * scan->deepening[ray];
     NAME(rise) r = {.first = scan->centre + depth * scan->lowest, .advance = depth * scan->pitch};
-    const double begin = ceil((-1 - r.first) / r.advance), end = ceil(((double)scan->slices - r.first) / r.advance);
+    const double inverse = 1 / r.advance; /* what its rounding adds meets zeros */
+    const double begin = ceil((-1 - r.first) * inverse), end = ceil(((double)scan->slices - r.first) * inverse);
     r.begin = begin > 0 ? (begin < scan->height ? (long)begin : scan->height) : 0;
     r.end = end < scan->height ? (end > 0 ? (long)end : 0) : scan->height;
     if (r.begin >= r.end) {
@@ -44,6 +45,7 @@ static inline void NAME(sample)(const NAME(rise) *r, const ITEM *column, ITEM *s
 #ifdef WINDOWED
     if (r->advance < 1.99) {
         const __m256 lane = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), advance = _mm256_set1_ps((float)r->advance);
+        const int close = r->advance < 0.999; /* eight positions then lie within as many intervals */
         for (long j = r->begin; j < r->end; j += 8) {
             const double start = r->first + j * r->advance;
             const int base = (int)(start + 4) - 4;
@@ -51,7 +53,15 @@ static inline void NAME(sample)(const NAME(rise) *r, const ITEM *column, ITEM *s
             const __m256 position = _mm256_fmadd_ps(lane, advance, _mm256_set1_ps((float)beyond));
             const __m256 below = _mm256_floor_ps(position);
             const __m256 f = _mm256_sub_ps(position, below);
-            const __m256i a = _mm256_cvttps_epi32(below), c = _mm256_add_epi32(a, _mm256_set1_epi32(1));
+            const __m256i a = _mm256_cvttps_epi32(below);
+            if (close) {
+                const __m256 p = _mm256_permutevar8x32_ps(_mm256_loadu_ps(column + base), a);
+                const __m256 q = _mm256_permutevar8x32_ps(_mm256_loadu_ps(column + base + 1), a);
+                const __m256 sum = _mm256_add_ps(_mm256_loadu_ps(sums + j), _mm256_fmadd_ps(f, _mm256_sub_ps(q, p), p));
+                _mm256_storeu_ps(sums + j, sum);
+                continue;
+            }
+            const __m256i c = _mm256_add_epi32(a, _mm256_set1_epi32(1));
             const __m256 low = _mm256_loadu_ps(column + base), high = _mm256_loadu_ps(column + base + 8);
             const __m256 p = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, a), _mm256_permutevar8x32_ps(high, a),
                                               _mm256_castsi256_ps(_mm256_slli_epi32(a, 28)));

@@ -8,9 +8,11 @@
 #include "crew.h"
 #include "processor.h"
 
-#define ABI 2
+#define ABI 3
 
-enum { LANES = 8, BAND = 32, MARGIN = 16, TILE = 16, SLAB = 8 };
+enum { LANES = 8, BAND = 32, MARGIN = 16, TILE = 16, SLAB = 8, PATCH = 8, RUN = 16 };
+
+static const double SMALL_TANGENT = 0.1; /* whose thirteenth power is next to nothing */
 
 /* Neighbouring rays of one view that walk along the same axis; `rising` where positions grow with the detector. */
 typedef struct {
@@ -38,6 +40,44 @@ typedef struct {
                                                line 0 and per line; length of a slice over the detector's distance */
 } cone;
 
+/* How the pixels of an image are seen: at detector column magnification (across/along) - origin, or of the angle between
+ * the two, with weight (distance/along)^2; slice z at detector row rise (z - middle)/along - lowest. */
+typedef struct {
+    long slices, rows, columns, height, views, detectors; /* height: 0 of images, detector rows of volumes */
+    const double *across, *along; /* of each view, (views, 3): at pixel (0, 0), per row, per column */
+    double magnification, origin, distance, rise, middle, lowest;
+    long curved; /* the detector: the weight is then distance/(across^2 + along^2) */
+} sight;
+
+/* arctan(d) of a small tangent */
+static inline double small_angle(double d) {
+    const double s = d * d;
+    return d * (1 - s * (1.0 / 3 - s * (1.0 / 5 - s * (1.0 / 7 - s * (1.0 / 9 - s / 11)))));
+}
+
+/* arctan(across/along) of pixels in a row, a whole number of RUNs: from that in the middle of each run, and that from
+ * the one before it, by the tangents of differences where these are small, as they are away from the source */
+static inline void angles_of(double across, double along, double step_across, double step_along, long count,
+                             double *angles) {
+    const double half = (RUN - 1) / 2.0;
+    double last_a = 0, last_l = 0, middle = 0;
+    for (long first = 0; first < count; first += RUN, angles += RUN) {
+        const double a = across + (first + half) * step_across, l = along + (first + half) * step_along;
+        const double between = a * last_l - l * last_a, together = a * last_a + l * last_l;
+        const int near = together > 0 && fabs(between) <= SMALL_TANGENT * together;
+        middle = near ? middle + small_angle(between / together) : atan2(a, l);
+        last_a = a, last_l = l;
+        const double size = a * a + l * l, dot = a * step_across + l * step_along;
+        const double cross = step_across * l - a * step_along;
+        if (half * fabs(cross) <= SMALL_TANGENT * (size - half * fabs(dot)))
+            for (int i = 0; i < RUN; i++)
+                angles[i] = middle + small_angle((i - half) * cross / (size + (i - half) * dot));
+        else
+            for (int i = 0; i < RUN; i++)
+                angles[i] = atan2(across + (first + i) * step_across, along + (first + i) * step_along);
+    }
+}
+
 static const double LARGEST_COPIES = 5e8; /* bytes of volumes and data, side by side */
 
 enum { WORTH_A_THREAD = 1 << 19 }; /* numbers to copy; below, starting it takes longer */
@@ -51,6 +91,7 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #define SUFFIX f1
 #include "rays.h"
 #include "cone.h"
+#include "pixels.h"
 #undef ITEM
 #undef ITEMS
 #undef SUFFIX
@@ -69,6 +110,7 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #define SUFFIX d1
 #include "rays.h"
 #include "cone.h"
+#include "pixels.h"
 #undef ITEM
 #undef ITEMS
 #undef SUFFIX
@@ -91,6 +133,7 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #define WINDOWED
 #include "rays.h"
 #include "cone.h"
+#include "pixels.h"
 #undef WINDOWED
 #undef ITEM
 #undef ITEMS
@@ -110,6 +153,7 @@ static int copying_threads(double numbers, int threads) { return numbers < WORTH
 #define SUFFIX d1_avx2
 #include "rays.h"
 #include "cone.h"
+#include "pixels.h"
 #undef ITEM
 #undef ITEMS
 #undef SUFFIX
@@ -172,3 +216,12 @@ RAYS(d, double, 4)
 
 CONE(f, float, 8)
 CONE(d, double, 4)
+
+/* Images (batch, rows, columns), or a volume (slices, rows, columns), of filtered views with zeros around. */
+#define SEE(letter, real) \
+    EXPORT int recon_see_##letter(const sight *scan, const real *data, real *image, long batch, int threads) { \
+        return CHOOSE(see_##letter##1, scan, data, image, batch, threads); \
+    }
+
+SEE(f, float)
+SEE(d, double)

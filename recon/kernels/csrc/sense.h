@@ -14,6 +14,8 @@ typedef struct {
     const REAL *phase;        /* (rows, size), complex: of the image before the transform; NULL for 1 */
     const REAL *sampling;     /* (kept, rows), complex: of samples after it */
     const REAL *gram;         /* (kept or 1, rows or size), real: of samples between the transforms of A^H A */
+    const REAL *turn;         /* (rows), complex; NULL for none: A^H A is the sum of two, the second, with the gram that
+                                 follows, of lines times this, whose conjugate multiplies what comes back */
     long flat;                /* whether the gram varies along rows alone */
     long complex_image;
 } NAME(sense);
@@ -27,7 +29,7 @@ typedef struct {
     int add;                      /* to the image that is there */
     const REAL *image, *measured; /* inputs of one item */
     REAL *found, *samples;        /* outputs of one item */
-    CELL *work;                   /* (rows, kept) */
+    CELL *work;                   /* (rows, STRIDE(kept)) */
 } NAME(call);
 
 static const REAL *NAME(maps_of)(const NAME(call) *call, long row) {
@@ -82,7 +84,7 @@ static void NAME(row_there)(const void *job, long row, void *scratch) {
     CELL *here = scratch, *spare = here + scan->size;
     NAME(spread)(call, row, here);
     const CELL *found = NAME(transform)(&scan->row, here, spare);
-    CELL *kept = call->work + row * scan->kept;
+    CELL *kept = call->work + row * STRIDE(scan->kept);
     for (long k = 0; k < scan->kept; k++) kept[k] = found[scan->lines[k]];
 }
 
@@ -90,7 +92,7 @@ static void NAME(row_back)(const void *job, long row, void *scratch) {
     const NAME(call) *call = job;
     const NAME(sense) *scan = call->scan;
     CELL *here = scratch, *spare = here + scan->size;
-    const CELL *kept = call->work + row * scan->kept;
+    const CELL *kept = call->work + row * STRIDE(scan->kept);
     if (scan->kept < scan->size) memset(here, 0, sizeof(CELL) * (size_t)scan->size);
     for (long k = 0; k < scan->kept; k++) here[scan->lines[k]] = kept[k];
     NAME(gather)(call, row, NAME(transform)(&scan->row, here, spare));
@@ -115,12 +117,12 @@ static void NAME(line_there)(const void *job, long line, void *scratch) {
     const NAME(call) *call = job;
     const NAME(sense) *scan = call->scan;
     CELL *here = scratch, *spare = here + scan->rows, *work = call->work + line;
-    for (long i = 0; i < scan->rows; i++) here[i] = work[i * scan->kept];
+    for (long i = 0; i < scan->rows; i++) here[i] = work[i * STRIDE(scan->kept)];
     const CELL *found = NAME(transform)(&scan->line, here, spare);
     const REAL *factor = scan->sampling + 2 * line * scan->rows;
     for (long i = 0; i < scan->rows; i++, factor += 2) {
-        work[i * scan->kept].re = found[i].re * factor[0] - found[i].im * factor[1];
-        work[i * scan->kept].im = found[i].re * factor[1] + found[i].im * factor[0];
+        work[i * STRIDE(scan->kept)].re = found[i].re * factor[0] - found[i].im * factor[1];
+        work[i * STRIDE(scan->kept)].im = found[i].re * factor[1] + found[i].im * factor[0];
     }
 }
 
@@ -131,28 +133,55 @@ static void NAME(line_back)(const void *job, long line, void *scratch) {
     CELL *here = scratch, *spare = here + scan->rows, *work = call->work + line;
     const REAL *factor = scan->sampling + 2 * line * scan->rows;
     for (long i = 0; i < scan->rows; i++, factor += 2) {
-        const CELL was = work[i * scan->kept];
+        const CELL was = work[i * STRIDE(scan->kept)];
         here[i].re = was.re * factor[0] - was.im * factor[1];
         here[i].im = was.re * factor[1] + was.im * factor[0];
     }
     const CELL *found = NAME(transform)(&scan->line, here, spare);
-    for (long i = 0; i < scan->rows; i++) work[i * scan->kept] = found[i];
+    for (long i = 0; i < scan->rows; i++) work[i * STRIDE(scan->kept)] = found[i];
+}
+
+/* A line that lies at `here` there and back, its parts then swapped; return where it lies, here or at `spare` */
+static CELL *NAME(there_and_back)(const NAME(sense) *scan, const REAL *gram, CELL *here, CELL *spare) {
+    CELL *found = NAME(transform)(&scan->line, here, spare);
+    for (long i = 0; i < scan->rows; i++) {
+        const ITEM re = found[i].re;
+        found[i].re = found[i].im * gram[i];
+        found[i].im = re * gram[i];
+    }
+    return NAME(transform)(&scan->line, found, found == here ? spare : here);
 }
 
 static void NAME(line_normal)(const void *job, long line, void *scratch) {
     const NAME(call) *call = job;
     const NAME(sense) *scan = call->scan;
     CELL *here = scratch, *spare = here + scan->rows, *work = call->work + line;
-    for (long i = 0; i < scan->rows; i++) here[i] = work[i * scan->kept];
-    CELL *found = NAME(transform)(&scan->line, here, spare);
-    const REAL *gram = scan->gram + line * scan->rows;
+    for (long i = 0; i < scan->rows; i++) here[i] = work[i * STRIDE(scan->kept)];
+    const CELL *found = NAME(there_and_back)(scan, scan->gram + line * scan->rows, here, spare);
+    for (long i = 0; i < scan->rows; i++) work[i * STRIDE(scan->kept)] = found[i];
+}
+
+static void NAME(line_turned)(const void *job, long line, void *scratch) {
+    const NAME(call) *call = job;
+    const NAME(sense) *scan = call->scan;
+    CELL *here = scratch, *spare = here + scan->rows, *kept = spare + scan->rows, *work = call->work + line;
+    const REAL *gram = scan->gram + line * scan->rows, *turn = scan->turn;
     for (long i = 0; i < scan->rows; i++) {
-        const ITEM re = found[i].re;
-        found[i].re = found[i].im * gram[i];
-        found[i].im = re * gram[i];
+        const CELL was = work[i * STRIDE(scan->kept)];
+        kept[i] = was;
+        here[i].re = was.re * turn[2 * i] - was.im * turn[2 * i + 1];
+        here[i].im = was.re * turn[2 * i + 1] + was.im * turn[2 * i];
     }
-    found = NAME(transform)(&scan->line, found, found == here ? spare : here);
-    for (long i = 0; i < scan->rows; i++) work[i * scan->kept] = found[i];
+    const CELL *odd = NAME(there_and_back)(scan, gram + scan->kept * scan->rows, here, spare);
+    for (long i = 0; i < scan->rows; i++) {
+        work[i * STRIDE(scan->kept)].re = odd[i].re * turn[2 * i] - odd[i].im * turn[2 * i + 1];
+        work[i * STRIDE(scan->kept)].im = odd[i].im * turn[2 * i] + odd[i].re * turn[2 * i + 1];
+    }
+    const CELL *even = NAME(there_and_back)(scan, gram, kept, spare);
+    for (long i = 0; i < scan->rows; i++) {
+        work[i * STRIDE(scan->kept)].re += even[i].re;
+        work[i * STRIDE(scan->kept)].im += even[i].im;
+    }
 }
 
 /* Samples of a row of k-space from the cells, zero where nothing is kept; rows lie as those of the image do */
@@ -161,7 +190,7 @@ static void NAME(write_row)(const void *job, long row, void *scratch) {
     const NAME(call) *call = job;
     const NAME(sense) *scan = call->scan;
     const long first = call->group * ITEMS, held = scan->coils - first < ITEMS ? scan->coils - first : ITEMS;
-    const CELL *kept = call->work + row * scan->kept;
+    const CELL *kept = call->work + row * STRIDE(scan->kept);
     for (long coil = 0; coil < held; coil++) {
         REAL *out = call->samples + 2 * ((first + coil) * scan->rows * scan->size + row * scan->across);
         if (scan->kept < scan->size) {
@@ -183,7 +212,7 @@ static void NAME(read_row)(const void *job, long row, void *scratch) {
     const NAME(call) *call = job;
     const NAME(sense) *scan = call->scan;
     const long first = call->group * ITEMS, held = scan->coils - first < ITEMS ? scan->coils - first : ITEMS;
-    CELL *kept = call->work + row * scan->kept;
+    CELL *kept = call->work + row * STRIDE(scan->kept);
     if (held < ITEMS) memset(kept, 0, sizeof(CELL) * (size_t)scan->kept);
     for (long coil = 0; coil < held; coil++) {
         const REAL *in = call->measured + 2 * ((first + coil) * scan->rows * scan->size + row * scan->across);
@@ -201,9 +230,10 @@ static int NAME(run_sense)(const void *described, const REAL *given, REAL *found
     const long groups = (scan->coils + ITEMS - 1) / ITEMS, pixels = scan->size * scan->rows;
     const long image = pixels * (scan->complex_image ? 2 : 1), measured = 2 * scan->coils * pixels;
     const long longest = scan->size > scan->rows ? scan->size : scan->rows;
-    const size_t scratch = 2 * sizeof(CELL) * (size_t)longest;
+    const size_t scratch = 3 * sizeof(CELL) * (size_t)longest;
+    const task_function normal = scan->turn ? NAME(line_turned) : NAME(line_normal);
     const int alone = kind >= 2 && scan->flat;
-    CELL *work = alone ? NULL : aligned(sizeof(CELL) * (size_t)(scan->rows * scan->kept));
+    CELL *work = alone ? NULL : aligned(sizeof(CELL) * (size_t)(scan->rows * STRIDE(scan->kept)));
     if (!alone && !work) return 1;
     int failed = 0;
     for (long item = 0; item < batch && !failed; item++)
@@ -218,7 +248,7 @@ static int NAME(run_sense)(const void *described, const REAL *given, REAL *found
                 continue;
             }
             failed = share(kind == 1 ? NAME(read_row) : NAME(row_there), &call, scan->rows, threads, scratch) ||
-                     share(kind == 0 ? NAME(line_there) : kind == 1 ? NAME(line_back) : NAME(line_normal), &call,
+                     share(kind == 0 ? NAME(line_there) : kind == 1 ? NAME(line_back) : normal, &call,
                            scan->kept, threads, scratch) ||
                      share(kind == 0 ? NAME(write_row) : NAME(row_back), &call, scan->rows, threads, scratch);
         }
