@@ -42,6 +42,19 @@ def test_every_problem_has_a_preset_of_each_sampler():
             assert f"{problem}-{method}" in RUNNABLE
 
 
+# blur by a kernel that is not even, with a reflecting border, has no cheap singular values
+NO_SVD = {"deblur-motion": {"ddrm", "ddnm"}}
+
+
+@pytest.mark.parametrize(
+    "problem", ["denoise", "inpaint-box", "inpaint-random", "sr4", "deblur-gauss", "deblur-motion"]
+)
+def test_image_problems_have_presets_of_every_method_that_can(problem):
+    methods = {"dds", "ddrm", "ddnm", "diffpir", "daps", "pnpdm", "reddiff", "pigdm", "mmps", "dps"}
+    shipped = {name.removeprefix(f"{problem}-") for name in RUNNABLE if name.startswith(f"{problem}-")}
+    assert methods - shipped == NO_SVD.get(problem, set())
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_preset_resolves_and_its_parts_can_be_made(name):
     resolved = resolve(name, environ={})
