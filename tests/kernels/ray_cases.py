@@ -45,7 +45,7 @@ def fans(draw):
 @st.composite
 def cones(draw):
     fan = draw(fans())
-    slices, rows = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    slices, rows = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     thickness = draw(st.floats(0.2, 3))
     steepest = 0.9 * fan.detector_distance / (rows + 2)
     return ConeGeometry(

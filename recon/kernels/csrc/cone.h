@@ -11,8 +11,8 @@ typedef struct {
     REAL *flat;     /* volumes (held, slices, rows, columns) */
     REAL *measured; /* (held, views, detector rows, detector columns) */
     ITEM *image[2]; /* (lines, width with margins, slices), or NULL where no ray walks that way */
-    ITEM *data;     /* (views, detector columns, detector rows) */
-    long held, views_together;
+    ITEM *data;     /* (views, detector columns, detector rows), of the transpose */
+    long held, views_together, working; /* items of scratch before a task's views */
 } NAME(volume_job);
 
 /* Where a detector column meets the slices at one line. */
@@ -42,43 +42,81 @@ static inline NAME(rise) NAME(climb)(const cone *scan, long ray, long line) {
 
 /* sums[j] += column between slices, for the detector rows that meet it */
 static inline void NAME(sample)(const NAME(rise) *r, const ITEM *column, ITEM *sums) {
-#ifdef WINDOWED
-    if (r->advance < 1.99) {
-        const __m256 lane = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), advance = _mm256_set1_ps((float)r->advance);
-        const int close = r->advance < 0.999; /* eight positions then lie within as many intervals */
-        for (long j = r->begin; j < r->end; j += 8) {
-            const double start = r->first + j * r->advance;
-            const int base = (int)(start + 4) - 4;
-            const double beyond = start - base > 0 ? start - base : 0; /* below 0 by rounding */
-            const __m256 position = _mm256_fmadd_ps(lane, advance, _mm256_set1_ps((float)beyond));
-            const __m256 below = _mm256_floor_ps(position);
-            const __m256 f = _mm256_sub_ps(position, below);
-            const __m256i a = _mm256_cvttps_epi32(below);
-            if (close) {
-                const __m256 p = _mm256_permutevar8x32_ps(_mm256_loadu_ps(column + base), a);
-                const __m256 q = _mm256_permutevar8x32_ps(_mm256_loadu_ps(column + base + 1), a);
-                const __m256 sum = _mm256_add_ps(_mm256_loadu_ps(sums + j), _mm256_fmadd_ps(f, _mm256_sub_ps(q, p), p));
-                _mm256_storeu_ps(sums + j, sum);
-                continue;
-            }
-            const __m256i c = _mm256_add_epi32(a, _mm256_set1_epi32(1));
-            const __m256 low = _mm256_loadu_ps(column + base), high = _mm256_loadu_ps(column + base + 8);
-            const __m256 p = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, a), _mm256_permutevar8x32_ps(high, a),
-                                              _mm256_castsi256_ps(_mm256_slli_epi32(a, 28)));
-            const __m256 q = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, c), _mm256_permutevar8x32_ps(high, c),
-                                              _mm256_castsi256_ps(_mm256_slli_epi32(c, 28)));
-            const __m256 sum = _mm256_add_ps(_mm256_loadu_ps(sums + j), _mm256_fmadd_ps(f, _mm256_sub_ps(q, p), p));
-            _mm256_storeu_ps(sums + j, sum);
-        }
-        return;
-    }
-#endif
     for (long j = r->begin; j < r->end; j++) {
         const double position = r->first + j * r->advance;
         const int below = (int)(position + 4) - 4;
         sums[j] += column[below] + (REAL)(position - below) * (column[below + 1] - column[below]);
     }
 }
+
+#ifdef WINDOWED
+/* Where the detector rows of one column meet the slices at the lines of a slab, so that a sum over lines stays in a
+ * register. Each line's column has margins of zeros; unused lines lie beyond it. */
+typedef struct {
+    double first[SLAB], advance[SLAB];
+    float step[SLAB];
+    int low[SLAB], high[SLAB]; /* slices that the detector rows meet */
+    long begin, end;           /* detector rows that meet the volume at any line */
+    double steepest;
+} NAME(rises);
+
+/* The same as `climb` at lines line + number[0 .. lines - 1], in order */
+static inline void NAME(climb_lines)(const cone *scan, long ray, long line, const int *number, int lines, NAME(rises) *r) {
+    const NAME(rise) a = NAME(climb)(scan, ray, line + number[0]), c = NAME(climb)(scan, ray, line + number[lines - 1]);
+    const double depth = scan->depth[ray] + (double)line * scan->deepening[ray], deepening = scan->deepening[ray];
+    const double centre = scan->centre, lowest = scan->lowest, pitch = scan->pitch;
+    const int slices = (int)scan->slices;
+    r->begin = a.begin < c.begin ? a.begin : c.begin;
+    r->end = a.end > c.end ? a.end : c.end;
+    r->steepest = a.advance > c.advance ? a.advance : c.advance;
+    const double begin = (double)r->begin, last = (double)r->end - 1;
+    for (int k = 0; k < SLAB; k++) {
+        const double here = depth + number[k] * deepening, first = centre + here * lowest, advance = here * pitch;
+        const double from = first + begin * advance, to = first + last * advance;
+        r->first[k] = first;
+        r->advance[k] = advance;
+        r->step[k] = (float)advance;
+        r->low[k] = from > 1 ? (int)(from < slices ? from - 1 : slices) & ~7 : 0;
+        r->high[k] = to < slices - 2 ? (int)(to > -2 ? to + 2 : 0) : slices;
+    }
+}
+
+/* sums[j] = the columns between slices, summed over lines; eight rows at a time, up to the eight that `end` is in.
+ * close: their eight positions lie within as many intervals. */
+static inline __attribute__((always_inline)) void NAME(sample_lines)(const NAME(rises) *r, int lines, const float *columns,
+                                                                     long length, long slices, float *sums, int close) {
+    const __m256 lane = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256d lowest = _mm256_set1_pd(-MARGIN), highest = _mm256_set1_pd((double)slices);
+    int base[SLAB];
+    float beyond[SLAB];
+    for (long j = r->begin; j < r->end; j += 8) {
+        for (int k = 0; k < lines; k += 4) {
+            const __m256d at = _mm256_fmadd_pd(_mm256_set1_pd((double)j), _mm256_loadu_pd(r->advance + k),
+                                               _mm256_loadu_pd(r->first + k));
+            const __m256d held = _mm256_min_pd(_mm256_max_pd(at, lowest), highest), whole = _mm256_floor_pd(held);
+            _mm_storeu_si128((__m128i *)(base + k), _mm256_cvttpd_epi32(whole));
+            _mm_storeu_ps(beyond + k, _mm256_cvtpd_ps(_mm256_sub_pd(held, whole)));
+        }
+        __m256 sum = _mm256_setzero_ps();
+        for (int k = 0; k < lines; k++) {
+            const float *column = columns + k * length + base[k];
+            const __m256 position = _mm256_fmadd_ps(lane, _mm256_set1_ps(r->step[k]), _mm256_set1_ps(beyond[k]));
+            const __m256 below = _mm256_floor_ps(position);
+            const __m256 f = _mm256_sub_ps(position, below);
+            const __m256i a = _mm256_cvttps_epi32(below);
+            __m256 p = _mm256_permutevar8x32_ps(_mm256_loadu_ps(column), a);
+            __m256 q = _mm256_permutevar8x32_ps(_mm256_loadu_ps(column + 1), a);
+            if (!close) {
+                const __m256 far = _mm256_castsi256_ps(_mm256_slli_epi32(a, 28));
+                p = _mm256_blendv_ps(p, _mm256_permutevar8x32_ps(_mm256_loadu_ps(column + 8), a), far);
+                q = _mm256_blendv_ps(q, _mm256_permutevar8x32_ps(_mm256_loadu_ps(column + 9), a), far);
+            }
+            sum = _mm256_add_ps(sum, _mm256_fmadd_ps(f, _mm256_sub_ps(q, p), p));
+        }
+        _mm256_storeu_ps(sums + j, sum);
+    }
+}
+#endif
 
 /* column = the transpose of `sample`, on slices low .. high - 1; values have margins of zeros */
 static inline void NAME(deposit)(const NAME(rise) *r, const ITEM *values, long height, ITEM *column) {
@@ -125,9 +163,61 @@ static inline void NAME(deposit)(const NAME(rise) *r, const ITEM *values, long h
     }
 }
 
-static inline REAL NAME(length)(const cone *scan, long ray, long j) {
+static inline REAL NAME(length)(const cone *scan, long ray, int j) {
     const double rise = (scan->lowest + j * scan->pitch) * scan->tilt[ray];
     return (REAL)(scan->plane.height[ray] * sqrt(1 + rise * rise));
+}
+
+/* Lines of a slab as eight rays meet them. */
+typedef struct {
+    const ITEM *at; /* the slab, and its first line's number */
+    long line, stride;
+    int width, from, to;
+    const int *index; /* of each line and ray */
+    const REAL *fraction;
+} NAME(slab);
+
+static inline int NAME(misses)(const NAME(slab) *b, int k, int lane) {
+    return b->index[k * LANES + lane] < -1 || b->index[k * LANES + lane] >= b->width;
+}
+
+/* column = a line between the two neighbours that the ray meets there, on slices low .. high - 1 */
+static inline void NAME(between)(const NAME(slab) *b, int k, int lane, long slices, long low, long high, ITEM *column) {
+    const REAL f = b->fraction[k * LANES + lane];
+    const ITEM *restrict p = b->at + (k * b->stride + b->index[k * LANES + lane]) * slices, *restrict q = p + slices;
+    for (long z = low; z < high; z++) column[z] = p[z] + f * (q[z] - p[z]);
+}
+
+/* to[j] += what detector column `ray` meets in the slab */
+static inline void NAME(walk)(const cone *scan, const NAME(slab) *b, int lane, long ray, ITEM *scratch, ITEM *to) {
+    const long height = scan->height, slices = scan->slices, length = slices + 2 * MARGIN;
+    ITEM *columns = scratch + MARGIN, *sums = scratch + SLAB * length;
+#ifdef WINDOWED
+    NAME(rises) r;
+    int number[SLAB] = {0}, lines = 0;
+    for (int k = b->from; k < b->to; k++)
+        if (!NAME(misses)(b, k, lane)) number[lines++] = k;
+    if (lines == 0) return;
+    NAME(climb_lines)(scan, ray, b->line, number, lines, &r);
+    if (r.steepest < 1.99) {
+        for (int k = 0; k < lines; k++)
+            NAME(between)(b, number[k], lane, slices, r.low[k], r.high[k], columns + k * length);
+        if (r.steepest < 0.999)
+            NAME(sample_lines)(&r, lines, columns, length, slices, sums, 1);
+        else
+            NAME(sample_lines)(&r, lines, columns, length, slices, sums, 0);
+        for (long j = r.begin; j < r.end; j++) to[j] += sums[j];
+        return;
+    }
+#endif
+    memset(sums, 0, sizeof(ITEM) * height);
+    for (int k = b->from; k < b->to; k++) {
+        if (NAME(misses)(b, k, lane)) continue;
+        const NAME(rise) c = NAME(climb)(scan, ray, b->line + k);
+        NAME(between)(b, k, lane, slices, c.low, c.high, columns);
+        NAME(sample)(&c, columns, sums);
+    }
+    for (long j = 0; j < height; j++) to[j] += sums[j];
 }
 
 static void NAME(project_volume)(const void *argument, long task, void *scratch) {
@@ -137,11 +227,11 @@ static void NAME(project_volume)(const void *argument, long task, void *scratch)
     const long first = task * job->views_together, rest = plane->views - first;
     const long last = first + (rest < job->views_together ? rest : job->views_together);
     const long height = scan->height, slices = scan->slices;
-    ITEM *column = (ITEM *)scratch + MARGIN, *sums = (ITEM *)scratch + slices + 2 * MARGIN;
-    int index[BAND * LANES];
-    REAL fraction[BAND * LANES];
-    memset(scratch, 0, sizeof(ITEM) * (slices + 2 * MARGIN));
-    memset(job->data + first * plane->detectors * height, 0, sizeof(ITEM) * (last - first) * plane->detectors * height);
+    int index[SLAB * LANES];
+    REAL fraction[SLAB * LANES];
+    memset(scratch, 0, sizeof(ITEM) * SLAB * (slices + 2 * MARGIN));
+    ITEM *data = (ITEM *)scratch + job->working - first * plane->detectors * height;
+    memset(data + first * plane->detectors * height, 0, sizeof(ITEM) * (last - first) * plane->detectors * height);
     for (int axis = 0; axis < 2; axis++) {
         const int width = (int)NAME(width)(plane, axis);
         const long stride = NAME(stride)(plane, axis), lines = NAME(lines)(plane, axis);
@@ -155,35 +245,26 @@ static void NAME(project_volume)(const void *argument, long task, void *scratch)
                     NAME(block) b;
                     NAME(describe)(&b, plane, s, number, line, count);
                     if (b.from >= b.to) continue;
-                    NAME(locate)(&b, width, index, fraction);
+                    NAME(locate)(&b, width, 0, index, fraction);
+                    const NAME(slab) here = {at, line, stride, width, b.from, b.to, index, fraction};
                     for (int lane = 0; lane < b.lanes; lane++) {
                         const long ray = b.first + b.step * lane;
-                        memset(sums, 0, sizeof(ITEM) * height);
-                        for (int k = b.from; k < b.to; k++) {
-                            const int i = index[k * LANES + lane];
-                            if (i < -1 || i >= width) continue;
-                            const NAME(rise) r = NAME(climb)(scan, ray, line + k);
-                            const REAL f = fraction[k * LANES + lane];
-                            const ITEM *restrict p = at + (k * stride + i) * slices, *restrict q = p + slices;
-                            for (long z = r.low; z < r.high; z++) column[z] = p[z] + f * (q[z] - p[z]);
-                            NAME(sample)(&r, column, sums);
-                        }
-                        ITEM *to = job->data + ray * height;
-                        for (long j = 0; j < height; j++) to[j] += sums[j];
+                        NAME(walk)(scan, &here, lane, ray, scratch, data + ray * height);
                     }
                 }
             }
         }
     }
-    for (long ray = first * plane->detectors; ray < last * plane->detectors; ray++)
-        for (long j = 0; j < height; j++) job->data[ray * height + j] *= NAME(length)(scan, ray, j);
-    const long all = plane->views * height * plane->detectors;
-    for (long b = 0; b < job->held; b++)
-        for (long view = first; view < last; view++)
-            for (long j = 0; j < height; j++)
-                for (long u = 0; u < plane->detectors; u++)
-                    job->measured[b * all + (view * height + j) * plane->detectors + u] =
-                        ((const REAL *)(job->data + (view * plane->detectors + u) * height + j))[b];
+    const long columns = plane->detectors, all = plane->views * height * columns, held = ITEMS > 1 ? job->held : 1;
+    for (long view = first; view < last; view++)
+        for (long tile = 0; tile < height; tile += TILE)
+            for (long j = tile; j < tile + TILE && j < height; j++)
+                for (long u = 0; u < columns; u++) {
+                    const REAL length = NAME(length)(scan, view * columns + u, (int)j);
+                    const REAL *from = (const REAL *)(data + (view * columns + u) * height + j);
+                    for (long b = 0; b < held; b++)
+                        job->measured[b * all + (view * height + j) * columns + u] = length * from[b];
+                }
 }
 
 static void NAME(scale_volume)(const void *argument, long view, void *scratch) {
@@ -191,13 +272,14 @@ static void NAME(scale_volume)(const void *argument, long view, void *scratch) {
     const cone *scan = job->scan;
     const long columns = scan->plane.detectors, height = scan->height, all = scan->plane.views * height * columns;
     (void)scratch;
-    for (long u = 0; u < columns; u++)
-        for (long j = 0; j < height; j++) {
-            const REAL length = NAME(length)(scan, view * columns + u, j);
-            const REAL *from = job->measured + (view * height + j) * columns + u;
-            REAL *to = (REAL *)(job->data + (view * columns + u) * height + j);
-            for (long b = 0; b < ITEMS; b++) to[b] = b < job->held ? length * from[b * all] : 0;
-        }
+    for (long tile = 0; tile < height; tile += TILE)
+        for (long j = tile; j < tile + TILE && j < height; j++)
+            for (long u = 0; u < columns; u++) {
+                const REAL length = NAME(length)(scan, view * columns + u, (int)j);
+                const REAL *from = job->measured + (view * height + j) * columns + u;
+                REAL *to = (REAL *)(job->data + (view * columns + u) * height + j);
+                for (long b = 0; b < ITEMS; b++) to[b] = b < job->held ? length * from[b * all] : 0;
+            }
 }
 
 /* A slab of lines along one axis belongs to one task, so that no two threads write to the same voxel. */
@@ -224,7 +306,7 @@ static void NAME(spread_volume)(const void *argument, long task, void *scratch) 
             NAME(block) b;
             NAME(describe)(&b, plane, s, number, line, count);
             if (b.from >= b.to) continue;
-            NAME(locate)(&b, width, index, fraction);
+            NAME(locate)(&b, width, 0, index, fraction);
             for (int lane = 0; lane < b.lanes; lane++) {
                 const long ray = b.first + b.step * lane;
                 memcpy(values, job->data + ray * height, sizeof(ITEM) * height);
@@ -289,24 +371,29 @@ static int NAME(run_volume)(const cone *scan, REAL *volumes, REAL *measured, lon
     const rays *plane = &scan->plane;
     const long used[2] = {plane->walks[0] ? plane->rows : 0, plane->walks[1] ? plane->columns : 0};
     const long slabs = (used[0] + SLAB - 1) / SLAB + (used[1] + SLAB - 1) / SLAB;
+    crew *all = crew_new();
+    if (!all) return 1;
     NAME(volume_job) job = {.scan = scan, .flat = volumes, .measured = measured, .held = held};
-    const size_t scratch = sizeof(ITEM) * (scan->slices + scan->height + 6 * MARGIN);
+    job.working = SLAB * (scan->slices + 2 * MARGIN) + scan->height + 6 * MARGIN;
     int failed = 0;
     for (int axis = 0; axis < 2; axis++) {
         const size_t bytes = sizeof(ITEM) * used[axis] * NAME(stride)(plane, axis) * scan->slices;
         if (used[axis] && !(job.image[axis] = aligned(bytes))) failed = 1;
     }
-    if (!(job.data = aligned(sizeof(ITEM) * plane->views * plane->detectors * scan->height))) failed = 1;
+    const long view = plane->detectors * scan->height;
+    if (back && !(job.data = aligned(sizeof(ITEM) * plane->views * view))) failed = 1;
     job.views_together = plane->views / (4 * threads);
     job.views_together = job.views_together < 1 ? 1 : job.views_together > 4 ? 4 : job.views_together;
     const long groups = (plane->views + job.views_together - 1) / job.views_together;
     if (!failed && back)
-        failed = share(NAME(scale_volume), &job, plane->views, threads, 0) ||
-                 share(NAME(spread_volume), &job, slabs, threads, scratch) ||
-                 share(NAME(pack_volume), &job, plane->rows, threads, 0);
+        failed = crew_share(all, NAME(scale_volume), &job, plane->views, threads, 0) ||
+                 crew_share(all, NAME(spread_volume), &job, slabs, threads, sizeof(ITEM) * job.working) ||
+                 crew_share(all, NAME(pack_volume), &job, plane->rows, threads, 0);
     else if (!failed)
-        failed = share(NAME(unpack_volume), &job, used[0] + used[1], threads, 0) ||
-                 share(NAME(project_volume), &job, groups, threads, scratch);
+        failed = crew_share(all, NAME(unpack_volume), &job, used[0] + used[1], threads, 0) ||
+                 crew_share(all, NAME(project_volume), &job, groups, threads,
+                            sizeof(ITEM) * (job.working + job.views_together * view));
+    crew_close(all);
     free(job.image[0]);
     free(job.image[1]);
     free(job.data);

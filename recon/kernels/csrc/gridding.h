@@ -160,24 +160,26 @@ static int NAME(run_gridding)(const void *described, const REAL *given, REAL *fo
     const size_t longest = (size_t)(scan->tall > scan->wide ? scan->tall : scan->wide);
     CELL *work = aligned(sizeof(CELL) * (size_t)(scan->columns * STRIDE(scan->tall)));
     CELL *more = aligned(sizeof(CELL) * (size_t)(back ? scan->samples : scan->tall * scan->wide));
-    int failed = !work || !more;
+    crew *all = crew_new();
+    int failed = !work || !more || !all;
     for (long task = 0; task < batch * groups && !failed; task++) {
         const long item = task / groups;
         NAME(off_grid) call = {.scan = scan, .group = task % groups, .work = work, .plane = more, .points = more};
         if (back) {
             call.measured = given + item * measured;
             call.found = found + item * image;
-            failed = share(NAME(read_samples), &call, blocks, threads, 0) ||
-                     share(NAME(row_from_samples), &call, scan->tall, threads, 2 * sizeof(CELL) * longest) ||
-                     share(NAME(column_back), &call, scan->columns, threads, sizeof(CELL) * longest);
+            failed = crew_share(all, NAME(read_samples), &call, blocks, threads, 0) ||
+                     crew_share(all, NAME(row_from_samples), &call, scan->tall, threads, 2 * sizeof(CELL) * longest) ||
+                     crew_share(all, NAME(column_back), &call, scan->columns, threads, sizeof(CELL) * longest);
         } else {
             call.image = given + item * image;
             call.seen = found + item * measured;
-            failed = share(NAME(column_there), &call, scan->columns, threads, sizeof(CELL) * longest) ||
-                     share(NAME(row_of_grid), &call, scan->tall, threads, sizeof(CELL) * longest) ||
-                     share(NAME(interpolate), &call, blocks, threads, 0);
+            failed = crew_share(all, NAME(column_there), &call, scan->columns, threads, sizeof(CELL) * longest) ||
+                     crew_share(all, NAME(row_of_grid), &call, scan->tall, threads, sizeof(CELL) * longest) ||
+                     crew_share(all, NAME(interpolate), &call, blocks, threads, 0);
         }
     }
+    if (all) crew_close(all);
     free(work);
     free(more);
     return failed;

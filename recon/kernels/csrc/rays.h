@@ -42,11 +42,17 @@ static inline void NAME(describe)(NAME(block) *b, const rays *scan, const segmen
     b->lanes = left < LANES ? (int)left : LANES;
     b->step = s->rising ? 1 : -1;
     b->first = s->view * scan->detectors + (s->rising ? s->first + begin : s->last - 1 - begin);
-    for (int j = 0; j < LANES; j++) {
-        const long ray = b->first + b->step * (j < b->lanes ? j : b->lanes - 1);
-        slope[j] = scan->slope[ray];
-        start[j] = scan->start[ray] + slope[j] * (double)line;
-    }
+    const double *slopes = scan->slope + b->first, *starts = scan->start + b->first;
+    if (b->lanes == LANES && s->rising)
+        for (int j = 0; j < LANES; j++) slope[j] = slopes[j], start[j] = starts[j] + slopes[j] * (double)line;
+    else if (b->lanes == LANES)
+        for (int j = 0; j < LANES; j++) slope[j] = slopes[-j], start[j] = starts[-j] + slopes[-j] * (double)line;
+    else
+        for (int j = 0; j < LANES; j++) {
+            const long i = b->step * (j < b->lanes ? j : b->lanes - 1);
+            slope[j] = slopes[i];
+            start[j] = starts[i] + slopes[i] * (double)line;
+        }
     b->from = 0;
     b->to = count;
     const double a = start[0], c = start[LANES - 1], da = slope[0], dc = slope[LANES - 1];
@@ -67,15 +73,16 @@ static inline void NAME(describe)(NAME(block) *b, const rays *scan, const segmen
     }
 }
 
-/* index and fraction of each lane at lines from .. to - 1 */
-static inline void NAME(locate)(const NAME(block) *b, int width, int *restrict index, REAL *restrict fraction) {
-    for (int k = b->from; k < b->to; k++)
+/* index and fraction of each lane at lines from .. to - 1; each line's indices `stride` higher than those before */
+static inline void NAME(locate)(const NAME(block) *b, int width, int stride, int *restrict index,
+                                REAL *restrict fraction) {
+    for (long k = b->from; k < b->to; k++)
         for (int j = 0; j < LANES; j++) {
             const REAL position = b->fraction[j] + (REAL)k * b->slope[j];
             const int whole = (int)(position + 2 * BAND) - 2 * BAND;
-            const int at = b->whole[j] + whole;
+            const int at = b->whole[j] + whole, left = at < -2 ? -2 : at;
             fraction[k * LANES + j] = position - (REAL)whole;
-            index[k * LANES + j] = at < -2 ? -2 : at > width ? width : at;
+            index[k * LANES + j] = (left > width ? width : left) + (int)k * stride;
         }
 }
 
@@ -187,18 +194,17 @@ static void NAME(collect)(const NAME(job) *job, int axis, long line, int count, 
 static inline void NAME(gather)(const NAME(block) *b, const ITEM *line, long stride, int width, ITEM *sums) {
     int index[BAND * LANES];
     REAL fraction[BAND * LANES];
-    NAME(locate)(b, width, index, fraction);
+    NAME(locate)(b, width, (int)stride, index, fraction);
     for (int j = 0; j < b->lanes; j++) {
         ITEM sum = {0}, other = {0}; /* two, as one would wait for itself */
-        const ITEM *at = line + b->from * stride;
         int k = b->from;
-        for (; k + 1 < b->to; k += 2, at += 2 * stride) {
-            const ITEM *p = at + index[k * LANES + j], *q = at + stride + index[(k + 1) * LANES + j];
+        for (; k + 1 < b->to; k += 2) {
+            const ITEM *p = line + index[k * LANES + j], *q = line + index[(k + 1) * LANES + j];
             sum += p[0] + fraction[k * LANES + j] * (p[1] - p[0]);
             other += q[0] + fraction[(k + 1) * LANES + j] * (q[1] - q[0]);
         }
         if (k < b->to) {
-            const ITEM *p = at + index[k * LANES + j];
+            const ITEM *p = line + index[k * LANES + j];
             sum += p[0] + fraction[k * LANES + j] * (p[1] - p[0]);
         }
         sums[j] = sum + other;
@@ -268,17 +274,26 @@ static void NAME(spread)(const void *argument, long task, void *scratch) {
             NAME(block) b;
             NAME(describe)(&b, scan, s, number, line, count);
             if (b.from >= b.to) continue;
-            NAME(locate)(&b, width, index, fraction);
+            NAME(locate)(&b, width, (int)stride, index, fraction);
             for (int j = 0; j < b.lanes; j++) {
                 const long ray = b.first + b.step * j;
                 const ITEM value = (REAL)scan->height[ray] * job->data[ray];
-                ITEM *to = at + b.from * stride;
-                for (int k = b.from; k < b.to; k++, to += stride) {
-                    ITEM *p = to + index[k * LANES + j];
+#ifdef WINDOWED
+                const __m128 here = _mm_setr_ps(value, 0, 0, 0), moved = _mm_setr_ps(-value, value, 0, 0);
+#pragma GCC unroll 4
+                for (long k = b.from; k < b.to; k++) { /* both pixels at once */
+                    __m64 *p = (__m64 *)(at + index[k * LANES + j]);
+                    const __m128 sum = _mm_add_ps(_mm_loadl_pi(_mm_setzero_ps(), p), here);
+                    _mm_storel_pi(p, _mm_fmadd_ps(_mm_set1_ps(fraction[k * LANES + j]), moved, sum));
+                }
+#else
+                for (long k = b.from; k < b.to; k++) {
+                    ITEM *p = at + index[k * LANES + j];
                     const ITEM second = fraction[k * LANES + j] * value;
                     p[0] += value - second;
                     p[1] += second;
                 }
+#endif
             }
         }
     }
@@ -348,6 +363,8 @@ static int NAME(run)(const rays *scan, REAL *images, REAL *measured, long held, 
     const long used[2] = {scan->walks[0] ? scan->rows : 0, scan->walks[1] ? scan->columns : 0};
     const long tiles = (used[0] + TILE - 1) / TILE + (used[1] + TILE - 1) / TILE;
     const long bands = (used[0] + BAND - 1) / BAND + (used[1] + BAND - 1) / BAND;
+    crew *all = crew_new();
+    if (!all) return 1;
     NAME(job) job = {.scan = scan, .flat = images, .measured = measured, .held = held};
     const double numbers = (double)held * (scan->rows * scan->columns + scan->views * scan->detectors);
     const int copiers = copying_threads(numbers, threads);
@@ -363,22 +380,24 @@ static int NAME(run)(const rays *scan, REAL *images, REAL *measured, long held, 
     job.data = measured;
 #endif
     if (!failed && !back) {
-        failed = share(NAME(unpack), &job, tiles, copiers, 0) || share(NAME(project), &job, groups, threads, 0);
+        failed = crew_share(all, NAME(unpack), &job, tiles, copiers, 0) ||
+                 crew_share(all, NAME(project), &job, groups, threads, 0);
 #if ITEMS > 1
-        failed = failed || share(NAME(separate), &job, scan->views, copiers, 0);
+        failed = failed || crew_share(all, NAME(separate), &job, scan->views, copiers, 0);
 #endif
     }
     if (!failed && back) {
 #if ITEMS > 1
-        failed = share(NAME(interleave), &job, scan->views, copiers, 0);
+        failed = crew_share(all, NAME(interleave), &job, scan->views, copiers, 0);
 #endif
 #ifdef WINDOWED
         if (scan->pitched && !(job.rows = aligned(sizeof(REAL) * scan->views * (scan->detectors + 2 * MARGIN)))) failed = 1;
-        if (!failed && job.rows) failed = share(NAME(scale), &job, scan->views, copiers, 0);
+        if (!failed && job.rows) failed = crew_share(all, NAME(scale), &job, scan->views, copiers, 0);
 #endif
-        failed = failed || share(NAME(spread), &job, bands, threads, 0) ||
-                 share(NAME(pack), &job, (scan->rows + TILE - 1) / TILE, copiers, 0);
+        failed = failed || crew_share(all, NAME(spread), &job, bands, threads, 0) ||
+                 crew_share(all, NAME(pack), &job, (scan->rows + TILE - 1) / TILE, copiers, 0);
     }
+    crew_close(all);
     free(job.image[0]);
     free(job.image[1]);
     free(job.rows);

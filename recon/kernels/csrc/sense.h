@@ -235,7 +235,8 @@ static int NAME(run_sense)(const void *described, const REAL *given, REAL *found
     const int alone = kind >= 2 && scan->flat;
     CELL *work = alone ? NULL : aligned(sizeof(CELL) * (size_t)(scan->rows * STRIDE(scan->kept)));
     if (!alone && !work) return 1;
-    int failed = 0;
+    crew *all = crew_new();
+    int failed = !all;
     for (long item = 0; item < batch && !failed; item++)
         for (long group = 0; group < groups && !failed; group++) {
             NAME(call) call = {.scan = scan, .group = group, .add = group || kind == 3, .work = work};
@@ -244,14 +245,15 @@ static int NAME(run_sense)(const void *described, const REAL *given, REAL *found
             if (kind == 0) call.samples = found + item * measured;
             else call.found = found + item * image;
             if (alone) {
-                failed = share(NAME(row_normal), &call, scan->rows, threads, scratch);
+                failed = crew_share(all, NAME(row_normal), &call, scan->rows, threads, scratch);
                 continue;
             }
-            failed = share(kind == 1 ? NAME(read_row) : NAME(row_there), &call, scan->rows, threads, scratch) ||
-                     share(kind == 0 ? NAME(line_there) : kind == 1 ? NAME(line_back) : normal, &call,
+            failed = crew_share(all, kind == 1 ? NAME(read_row) : NAME(row_there), &call, scan->rows, threads, scratch) ||
+                     crew_share(all, kind == 0 ? NAME(line_there) : kind == 1 ? NAME(line_back) : normal, &call,
                            scan->kept, threads, scratch) ||
-                     share(kind == 0 ? NAME(write_row) : NAME(row_back), &call, scan->rows, threads, scratch);
+                     crew_share(all, kind == 0 ? NAME(write_row) : NAME(row_back), &call, scan->rows, threads, scratch);
         }
+    if (all) crew_close(all);
     free(work);
     return failed;
 }

@@ -91,22 +91,28 @@ static double summed(const double *parts, long count) {
                                         const double *weight, int threads) { \
         const long chunks = (size + CHUNK - 1) / CHUNK, tasks = items * chunks; \
         double *sums = malloc(sizeof(double) * (size_t)(tasks + 2 * items + 1)); \
-        if (!sums) return 1; \
+        crew *all = crew_new(); \
+        if (!sums || !all) { \
+            free(sums); \
+            if (all) crew_close(all); \
+            return 1; \
+        } \
         double *step = sums + tasks, *turn = step + items; \
         const system_##letter job = {size, chunks, shift, weight, step, turn, sums, x, residual, direction, image}; \
         const int hands = workers(items * size, threads); \
-        int failed = share(BEST(curve, letter), &job, tasks, hands, 0); \
+        int failed = crew_share(all, BEST(curve, letter), &job, tasks, hands, 0); \
         for (long b = 0; b < items; b++) { \
             const double curvature = summed(sums + b * chunks, chunks); \
             step[b] = square[b] > limit[b] && curvature > 0 ? square[b] / curvature : 0; \
         } \
-        failed = failed || share(BEST(advance, letter), &job, tasks, hands, 0); \
+        failed = failed || crew_share(all, BEST(advance, letter), &job, tasks, hands, 0); \
         for (long b = 0; b < items; b++) { \
             const double reduced = summed(sums + b * chunks, chunks); \
             turn[b] = square[b] > limit[b] ? reduced / square[b] : 0; \
             square[b] = reduced; \
         } \
-        failed = failed || share(BEST(turn, letter), &job, tasks, hands, 0); \
+        failed = failed || crew_share(all, BEST(turn, letter), &job, tasks, hands, 0); \
+        crew_close(all); \
         free(sums); \
         return failed; \
     }
