@@ -81,7 +81,7 @@ HEADLINES = {
         "one",
         (
             Contestant("DDS, 50 steps", "dds", ("method.steps=50",)),
-            Contestant("DPS, 1000 steps", "dps", ("method.steps=1000", "method.zeta=2.0")),
+            Contestant("DPS, 1000 steps", "dps", ("method.steps=1000", "method.zeta=4.0")),
         ),
     ),
     "daps-dps": Headline(

@@ -102,16 +102,30 @@ GRIDS: dict[str, Callable[[int], Sigmas]] = {
     "log": log_spaced,
     "ve": ve,
 }
+RANGED: dict[str, Callable[[int, float, float], Sigmas]] = {"edm": poly_rho, "log": log_spaced}
 
 
 def grid(name: str, steps: int) -> Sigmas:
-    """Return a named grid of `steps` levels with its default range.
+    """Return a named grid of `steps` levels with its default range, or with that of "NAME:LOWEST:HIGHEST".
 
-    Raises ConfigError on an unknown name or a number of steps that the grid cannot have.
+    A range close around the noise that hides the image spends the steps where they count: "edm:0.02:3".
+    Raises ConfigError on an unknown name, a range that the grid cannot have, or a number of steps that it cannot have.
     """
+    name, *ends = name.split(":")
     if name not in GRIDS:
         raise ConfigError(f"unknown grid '{name}'", f"choose from: {', '.join(GRIDS)}")
-    return GRIDS[name](steps)
+    if not ends:
+        return GRIDS[name](steps)
+    if name not in RANGED:
+        raise ConfigError(f"grid '{name}' has a range of its own", f"give one to: {', '.join(RANGED)}")
+    try:
+        lowest, highest = map(float, ends)
+    except ValueError:
+        text = ":".join((name, *ends))
+        raise ConfigError(
+            f"grid '{text}' has no range", f"write {name}:LOWEST:HIGHEST, such as {name}:0.02:3"
+        ) from None
+    return RANGED[name](steps, lowest, highest)
 
 
 def _check_steps(steps: int) -> None:
@@ -120,5 +134,5 @@ def _check_steps(steps: int) -> None:
 
 
 def _check_range(sigma_min: float, sigma_max: float) -> None:
-    if not 0 < sigma_min < sigma_max:
+    if not 0 < sigma_min < sigma_max < float("inf"):
         raise ConfigError(f"noise levels need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")

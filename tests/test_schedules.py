@@ -99,6 +99,26 @@ def test_alpha_bars_are_products_of_one_minus_beta():
     np.testing.assert_allclose(ab, [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7, 0.9 * 0.8 * 0.7 * 0.6], rtol=1e-14)
 
 
+@pytest.mark.parametrize("name", sorted(schedules.RANGED))
+@given(st.floats(1e-4, 1), st.floats(1.01, 1e4), st.integers(2, 300))
+def test_a_grid_takes_another_range(name, lowest, ratio, steps):
+    grid = schedules.grid(f"{name}:{lowest!r}:{lowest * ratio!r}", steps)
+    assert len(grid) == steps + 1 and np.all(np.diff(grid) < 0) and grid[-1] == 0
+    assert grid[0] == pytest.approx(lowest * ratio) and grid[-2] == pytest.approx(lowest)
+
+
+def test_a_range_is_the_default_one_where_it_says_so():
+    assert np.array_equal(schedules.grid("edm:0.002:80", 9), schedules.grid("edm", 9))
+
+
+@pytest.mark.parametrize(
+    "name", ["edm:1", "edm:a:b", "edm:3:0.02", "edm:0:3", "edm:1:inf", "edm:1:2:3", "vp:0.02:3", "x:1:2"]
+)
+def test_bad_ranges_are_refused(name):
+    with pytest.raises(ConfigError):
+        schedules.grid(name, 5)
+
+
 @pytest.mark.parametrize("name", sorted(schedules.GRIDS))
 @pytest.mark.parametrize("steps", [0, -1])
 def test_a_grid_without_steps_is_refused(name, steps):

@@ -13,7 +13,7 @@ warm start: the same iterates, and the data residual comes for free.
 
 Source: Chung et al. 2024 (DDS), algorithm 1, the authors' code. Departures: inner products are conjugated, per sample;
 complex images stay complex (the code adds complex data to a real pair); A^H is the exact adjoint; the step to time 0 is
-renoised (the code hands the clean x0' to the last network call); CG freezes at a relative residual; "matched" is ours.
+renoised (the code hands x0' to the last network call); CG freezes at a relative residual; "matched", "exact" are ours.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from recon.operators.base import LinearOperator
 from recon.priors.base import Denoiser
 from recon.samplers.base import Method, NoiseSource, OnStep, Result, Stats, Status, Step, ignore_step
 from recon.samplers.guard import FiniteGuard
+from recon.samplers.matched import matched_gamma
 from recon.samplers.renoise import guided_ddim_b
 from recon.samplers.start import first_state, levels_like
 from recon.solvers.cg import conjugate_gradients
-
-SPREAD = 0.5  # standard deviation of images in a range of 2
+from recon.solvers.prox import closed_prox
 
 
 @final
@@ -48,8 +48,9 @@ class DDS(Method):
     steps: noise levels.  grid: name in `recon.schedules.GRIDS`.  eta: share of fresh noise, 0 to 1.
     gamma: weight of the data against the denoised image.  cg_iterations: per step.
     weighting: "constant" gamma as published, or "matched" to the noise, times gamma (1: as derived above).
-    correction: "cg" as above; "cg-noiseless" A^H A x = A^H y from x0hat; "projection" x0hat - A^+ (A x0hat - y), the
-        authors' form for single-coil MRI; "auto" is "cg-noiseless" for exact data (sigma = 0), else "cg".
+    correction: "cg" as above; "exact" its limit, by CG only where the operator has no closed form; "cg-noiseless"
+        A^H A x = A^H y from x0hat; "projection" x0hat - A^+ (A x0hat - y), the authors' form for single-coil MRI;
+        "auto" is "cg-noiseless" for exact data (sigma = 0), else "cg".
     """
 
     cfg_plus_plus: ClassVar[bool] = True
@@ -64,14 +65,14 @@ class DDS(Method):
     eta: float = 0.85
     gamma: float = 1.0
     cg_iterations: int = 5
-    correction: Literal["auto", "cg", "cg-noiseless", "projection"] = "auto"
+    correction: Literal["auto", "cg", "exact", "cg-noiseless", "projection"] = "auto"
     weighting: Literal["constant", "matched"] = "constant"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.cg_iterations < 0:
             raise ConfigError(f"dds needs steps >= 1 and cg_iterations >= 0, got {self.steps}, {self.cg_iterations}")
-        if not 0 <= self.eta <= 1 or not self.gamma >= 0:
-            raise ConfigError(f"dds needs 0 <= eta <= 1 and gamma >= 0, got {self.eta} and {self.gamma}")
+        if not 0 <= self.eta <= 1 or not self.gamma >= 0 or (self.correction == "exact" and self.gamma == 0):
+            raise ConfigError(f"dds needs eta in [0, 1] and gamma >= 0 (exact: > 0), got {self.eta} and {self.gamma}")
         schedules.grid(self.grid, self.steps)
 
     @property
@@ -88,20 +89,22 @@ class DDS(Method):
         shape: tuple[int, ...],
         on_step: OnStep = ignore_step,
     ) -> Result:
-        """Return posterior samples; one network evaluation and 1 + cg_iterations of A and of A^H per step."""
+        """Return posterior samples; a network evaluation and 1 + cg_iterations (exact: 1) of A and A^H per step."""
         if prior is None:
             raise ConfigError("method 'dds' needs a prior", "name one with --prior")
         operator, y, correction = _linear(problem), problem.y, self._resolved(problem)
         sigmas = schedules.grid(self.grid, self.steps).tolist()
         x = first_state(self.grid, sigmas[0], problem, x_init, noise, shape)
         levels, guard, stats, count = levels_like(sigmas, x), FiniteGuard(x), Stats(), operator.measured()
-        calls = 2 if correction == "projection" else 2 * (1 + self.cg_iterations)
+        closed = closed_prox(operator) if correction == "exact" else None
         for i, (sigma_t, sigma_s) in enumerate(pairwise(sigmas)):
             seen = prior(x, levels[i])
             z = operator.forward(seen.x0)
             stats.residuals.append(problem.likelihood.residual(z, y, count))
             gamma = self._gamma(problem, z, count, sigma_t)
-            change = self._change(operator, y - z, correction, gamma)
+            solved = closed(seen.x0, 1 / gamma, y) if closed is not None else None
+            change = self._change(operator, y - z, correction, gamma) if solved is None else solved - seen.x0
+            calls = 2 if solved is not None or correction == "projection" else 2 * (1 + self.cg_iterations)
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.eta > 0 else None
             x0, x = guided_ddim_b(x, seen, change, sigma_t, sigma_s, self.eta, fresh)
             stats.nfe, stats.operator_calls = i + 1, calls * (i + 1)
@@ -115,9 +118,7 @@ class DDS(Method):
         """Return the weight of the data at a noise level: a number, or one per sample, (B, 1, ...)."""
         if self.weighting == "constant":
             return self.gamma
-        spread = SPREAD**2 * sigma_t**2 / (SPREAD**2 + sigma_t**2)
-        level = problem.likelihood.noise_level(z, count).clamp_min(torch.finfo(z.real.dtype).tiny ** 0.25)
-        return (self.gamma * spread / level**2).reshape(-1, *(1,) * len(problem.operator.in_shape))
+        return self.gamma * matched_gamma(problem, z, count, sigma_t)
 
     def _change(self, operator: LinearOperator, misfit: Tensor, correction: str, gamma: Tensor | float) -> Tensor:
         """Return x0' - x0hat for the data misfit y - A x0hat (B, *out_shape)."""

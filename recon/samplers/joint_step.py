@@ -19,9 +19,8 @@ from torch import Tensor
 
 from recon.data import Problem
 from recon.operators.base import LinearOperator
-from recon.samplers.dds import SPREAD
+from recon.samplers.matched import matched_gamma, spread_given
 from recon.samplers.misfit import misfit_of
-from recon.samplers.volume import matched_gamma
 from recon.solvers.admm_tv import Boundary, Duals, SliceDifference, admm_sweep
 
 Weighting = Literal["none", "constant", "matched"]
@@ -89,5 +88,4 @@ class JointStep:
             return 1.0, 1.0
         if self.weighting == "constant":
             return self.gamma, self.gamma
-        spread = SPREAD**2 * sigma**2 / (SPREAD**2 + sigma**2)
-        return self.gamma * matched_gamma(problem, z, count, spread), spread
+        return self.gamma * matched_gamma(problem, z, count, sigma), spread_given(sigma)

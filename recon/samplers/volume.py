@@ -118,9 +118,3 @@ def linear_operator(problem: Problem, name: str) -> LinearOperator:
     if not isinstance(problem.operator, LinearOperator):
         raise ConfigError(f"method '{name}' needs a linear operator, got {problem.operator!r}", "use method dps")
     return problem.operator
-
-
-def matched_gamma(problem: Problem, z: Tensor, count: int, spread: float) -> Tensor:
-    """Return spread/sigma_y^2, (B, 1, ...), with the noise level sigma_y of the data at z = A x0."""
-    level = problem.likelihood.noise_level(z, count).clamp_min(torch.finfo(z.real.dtype).tiny ** 0.25)
-    return (spread / level**2).reshape(-1, *(1,) * len(problem.operator.in_shape))

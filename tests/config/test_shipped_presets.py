@@ -92,8 +92,8 @@ def test_image_problems_have_the_published_noise(problem):
 @pytest.mark.parametrize("name", [n for n in RUNNABLE if n.endswith("-dds")])
 def test_dds_presets_follow_the_noise(name):
     config = resolve(name, environ={}).config
-    held = {key: config.method.params[key] for key in ("weighting", "eta", "grid")}
-    assert held == {"weighting": "matched", "eta": 1.0, "grid": "edm"}
+    held = {key: config.method.params[key] for key in ("weighting", "eta")}
+    assert held == {"weighting": "matched", "eta": 1.0} and config.method.params["grid"].startswith("edm")
     assert 1 <= config.method.params["gamma"] <= 4, "of the weight that the noise levels give"
     assert config.scaling.unit_norm == name.startswith("ct-")
 

@@ -23,6 +23,8 @@ from recon import schedules
 from recon.data import Problem
 from recon.errors import ConfigError
 from recon.likelihoods import Gaussian, Poisson, per_item_norm
+from recon.operators.cartesian import CartesianMRI
+from recon.operators.coils import birdcage_maps
 from recon.priors.base import Denoiser, Prediction, PriorInfo
 from recon.priors.gaussian import GaussianPrior, power_law_spectrum
 from recon.samplers.base import SeededNoise, Status
@@ -206,6 +208,32 @@ def test_auto_is_exact_for_exact_data():
     exact = fourier_problem(shape, torch.complex64, 0.0)
     sample = DDS(steps=10).sample(prior, exact, None, SeededNoise(0, [0]), (1, *shape)).samples
     assert relative(exact.operator.forward(sample), exact.y) < 1e-5
+
+
+@pytest.mark.parametrize("weighting", ["constant", "matched"])
+def test_exact_correction_is_the_limit_of_cg_and_falls_back_to_it(weighting):
+    shape = (1, 6, 6)
+    prior = GaussianPrior(power_law_spectrum(shape, 2.0, 0.5))
+
+    def run(problem, correction, iterations):
+        method = DDS(steps=10, correction=correction, cg_iterations=iterations, weighting=weighting, gamma=2.0)
+        result = method.sample(prior, problem, None, SeededNoise(0, [0]), (1, *shape))
+        return result.samples, result.stats.operator_calls
+
+    mask = (torch.rand(shape[1:], generator=generator(3)) < 0.5).double()
+    mri = CartesianMRI(mask, None, complex_image=False)
+    problem = Problem(mri, mri.forward(torch.randn(1, *shape, generator=generator(4)).double()), Gaussian(0.05))
+    closed, calls = run(problem, "exact", 0)
+    assert relative(closed, run(problem, "cg", 40)[0]) < 1e-5 and calls == 20
+    assert relative(closed, run(problem, "cg", 1)[0]) > 1e-3
+
+    maps = torch.from_numpy(birdcage_maps(2, shape[1:])).to(torch.complex128)
+    coils = CartesianMRI(mask, maps, complex_image=False)
+    several = Problem(coils, coils.forward(torch.randn(1, *shape, generator=generator(4)).double()), Gaussian(0.05))
+    samples, calls = run(several, "exact", 3)
+    assert torch.equal(samples, run(several, "cg", 3)[0]) and calls == 80
+    with pytest.raises(ConfigError, match="gamma"):
+        DDS(correction="exact", gamma=0.0)
 
 
 def chain(sigmas, spectrum, gamma, eta):
