@@ -1,6 +1,6 @@
-"""Projectors of tomography side by side: ours, torch's sparse CSR, and the peers that are installed.
+"""Projectors of tomography side by side: ours, torch's sparse CSR, and the peers that are installed; and MRI.
 
-    python benchmarks/operators.py [--json] [--rounds 7] [--only parallel fan cone large] [--batch 8]
+    python benchmarks/operators.py [--json] [--rounds 7] [--only parallel fan cone large mri] [--batch 8]
 
 Each case is one scan; every contestant projects and backprojects one image and a batch, and the rounds interleave the
 contestants, so that what else the machine does falls on all of them. Reported are medians over the rounds, the ratio to
@@ -8,6 +8,7 @@ ours, the adjoint mismatch |<A x, y> - <x, A^T y>|/(||A x|| ||y||), the time to 
 both products take, in a process of its own. Peers take part where they are installed, and are no dependencies: ASTRA's
 CPU projectors and DeepInverse (parallel), ASTRA's (fan), and for cones, where ASTRA has none, RTK's (itk-rtk): Joseph's
 method with its transpose, and with a voxel-driven backprojection, which is none. Set-up includes a peer's import.
+`mri` runs benchmarks/mri.py at its defaults.
 """
 
 from __future__ import annotations
@@ -279,7 +280,12 @@ def measure(name: str, rounds: int, batch: int) -> list[dict[str, Any]]:
 
 def peak(name: str, who: str) -> float | None:
     """Return how much memory set-up and both products take, in MB, in a process of its own; None where it fails."""
-    command = [sys.executable, *os.environ.get("RECON_BENCHMARK_RUNNER", "").split(), __file__, "--memory", name, who]
+    return grown(__file__, "--memory", name, who)
+
+
+def grown(*script: str) -> float | None:
+    """Return the number that a script prints last, run in a process of its own; None where it fails."""
+    command = [sys.executable, *os.environ.get("RECON_BENCHMARK_RUNNER", "").split(), *script]
     done = subprocess.run(command, capture_output=True, text=True)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
@@ -310,24 +316,28 @@ def table(rows: list[dict[str, Any]], batch: int) -> None:
     for row in rows:
         keys = ("forward", "adjoint", "forward_batch", "adjoint_batch")
         cells = "".join(f"{row[f'{k}_ms']:>9.1f} ms{row['times_ours'][k]:>6.1f}x " for k in keys)
-        grown = "?" if row["peak_mb"] is None else f"{row['peak_mb']:.0f} MB"
-        facts = f"{row['mismatch']:>10.1e}{row['setup_seconds']:>7.2f} s{grown:>10}"
+        taken = "?" if row["peak_mb"] is None else f"{row['peak_mb']:.0f} MB"
+        facts = f"{row['mismatch']:>10.1e}{row['setup_seconds']:>7.2f} s{taken:>10}"
         print(f"{row['case']:10}{row['contestant']:13}{cells}{facts}")
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Projectors of tomography side by side.")
+    parser = argparse.ArgumentParser(description="Operators of tomography and MRI side by side.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "mri"], default=[*CASES, "mri"])
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
         print(memory(*arguments.memory))
         return
-    rows = [row for name in arguments.only for row in measure(name, arguments.rounds, arguments.batch)]
+    import mri  # which takes its measurement of memory from here
+
+    scans = [name for name in arguments.only if name != "mri"]
+    rows = [row for name in scans for row in measure(name, arguments.rounds, arguments.batch)]
+    others = mri.measure(arguments.rounds) if "mri" in arguments.only else []
     facts = {
         "kernels": library().instructions or library().reason,
         "threads": torch.get_num_threads(),
@@ -336,10 +346,13 @@ def main() -> None:
         "batch": arguments.batch,
     }
     if arguments.json:
-        print(json.dumps({"benchmark": "operators", **facts, "rows": rows}))
+        print(json.dumps({"benchmark": "operators", **facts, "rows": rows + others}))
         return
     print(f"medians of {arguments.rounds} rounds, {facts['threads']} threads, compiled kernels: {facts['kernels']}")
-    table(rows, arguments.batch)
+    if rows:
+        table(rows, arguments.batch)
+    if others:
+        mri.table(others)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     y = h * x,   y[i] = sum_j h[j] x[i + c - j],   c = k // 2
 
-True convolution: the image of a point is the kernel itself (DPS computes the correlation, which mirrors h).
+True convolution: the image of a point is the kernel itself. DPS and DAPS compute the correlation, which mirrors it:
+correlation = true.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from recon.errors import ConfigError, InputError
 from recon.operators.base import LinearOperator, Shape
 from recon.operators.checks import image_size, numeric, required
 from recon.operators.convolution import PINV_DAMPING, CircularBlur, PaddedBlur
+from recon.operators.direct_blur import DirectBlur
 from recon.operators.family import Arrays, Family
 from recon.operators.motion import motion_kernel
 from recon.operators.separable import Separable, convolution_matrix
@@ -35,6 +37,9 @@ class BlurParams:
     boundary: "reflect" (mirrored without repeating the edge), "circular", or "valid" (only where the kernel lies
         inside; the measurement is smaller by size - 1).
     normalise: scale a given kernel to sum 1; the others have sum 1 always.
+    correlation: mirror the kernel, as libraries of networks do.
+    by: "fft", "direct" (summation, for small kernels), or "auto": one matrix per axis for a kernel of rank one, such as
+        a Gaussian, on an image of up to 1024 x 1024 that is not circular, and FFT otherwise.
     The defaults are those of DPS on 256 x 256 images.
     """
 
@@ -44,6 +49,8 @@ class BlurParams:
     intensity: float = 0.5
     boundary: Literal["reflect", "circular", "valid"] = "reflect"
     normalise: bool = False
+    correlation: bool = False
+    by: Literal["auto", "fft", "direct"] = "auto"
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.size % 2 == 0:
@@ -61,7 +68,7 @@ def draw(params: BlurParams, in_shape: Shape, rng: np.random.Generator, given: A
     """
     size = image_size("blur", in_shape)
     if "kernel" in given:
-        kernel = _checked_kernel(given["kernel"], size)
+        kernel = checked_kernel("blur", given["kernel"], size)
         return {"kernel": _normalised(kernel) if params.normalise else kernel}
     if params.kernel == "array":
         raise ConfigError(
@@ -75,15 +82,16 @@ def draw(params: BlurParams, in_shape: Shape, rng: np.random.Generator, given: A
 
 
 def build(params: BlurParams, in_shape: Shape, arrays: Arrays) -> LinearOperator:
-    """Return the convolution with the array "kernel".
-
-    A kernel of rank one (a Gaussian) on an image of up to 1024 x 1024 becomes one matrix per axis, unless circular.
-    """
+    """Return the convolution with the array "kernel"."""
     size = image_size("blur", in_shape)
-    kernel = _checked_kernel(required("blur", "kernel", arrays), size)
+    kernel = checked_kernel("blur", required("blur", "kernel", arrays), size)
+    if params.correlation:
+        kernel = kernel[::-1, ::-1].copy()
+    if params.by == "direct":
+        return DirectBlur(in_shape, torch.from_numpy(kernel.astype(np.float32)), params.boundary)
     if params.boundary == "circular":
         return CircularBlur(in_shape, torch.from_numpy(kernel.astype(np.float32)))
-    factors = _factors(kernel) if max(size) <= SEPARABLE_SIDE else None
+    factors = _factors(kernel) if params.by == "auto" and max(size) <= SEPARABLE_SIDE else None
     if factors is None:
         kernel = trimmed(kernel) if params.boundary == "reflect" else kernel
         return PaddedBlur(in_shape, torch.from_numpy(kernel.astype(np.float32)), params.boundary)
@@ -112,11 +120,15 @@ def gaussian_kernel(size: int, sigma: float) -> np.ndarray:
     return np.outer(profile, profile)
 
 
-def _checked_kernel(kernel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def checked_kernel(kind: str, kernel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a kernel (k_y, k_x) that fits an image of `size`, in float64.
+
+    Raises InputError where it is none, ConfigError where it is larger than the image.
+    """
     kernel = numeric("kernel", kernel)
     if kernel.ndim != 2 or not kernel.any():
         raise InputError(
-            f"blur kernel of shape {kernel.shape} is no (k, k) array of weights that are not all zero",
+            f"{kind} kernel of shape {kernel.shape} is no (k, k) array of weights that are not all zero",
             "give one kernel for all channels",
         )
     _check_fits(kernel.shape, size)

@@ -21,6 +21,7 @@ from recon.operators.base import LinearOperator, Shape
 from recon.operators.blur import gaussian_kernel, trimmed
 from recon.operators.checks import image_size, numeric, required
 from recon.operators.convolution import PaddedBlur
+from recon.operators.direct_blur import DirectBlur
 from recon.operators.family import Arrays, Family
 from recon.operators.motion import motion_kernel
 
@@ -35,6 +36,7 @@ class VaryingParams:
     grid: points along (Y, X).  size: side of the kernels in pixels, odd.
     sigma, sigma_edge: of the Gaussian, in pixels.
     intensity: of the motion, in [0, 1].
+    by: "fft", or "direct" (summation, for small kernels).
     """
 
     kernel: Literal["gaussian", "motion", "array"] = "gaussian"
@@ -43,6 +45,7 @@ class VaryingParams:
     sigma: float = 1.0
     sigma_edge: float = 4.0
     intensity: float = 0.5
+    by: Literal["fft", "direct"] = "fft"
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.size % 2 == 0:
@@ -112,8 +115,9 @@ def build(params: VaryingParams, in_shape: Shape, arrays: Arrays) -> VaryingBlur
     size = image_size("blur-varying", in_shape)
     kernels = _checked_kernels(required("blur-varying", "kernels", arrays), size)
     weights = interpolation_weights((kernels.shape[0], kernels.shape[1]), size).astype(np.float32)
+    one = DirectBlur if params.by == "direct" else PaddedBlur
     blurs = tuple(
-        PaddedBlur(in_shape, torch.from_numpy(trimmed(kernel).astype(np.float32)), "reflect")
+        one(in_shape, torch.from_numpy(trimmed(kernel).astype(np.float32)), "reflect")
         for kernel in kernels.reshape(-1, *kernels.shape[2:])
     )
     return VaryingBlur(blurs, torch.from_numpy(weights))

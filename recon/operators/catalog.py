@@ -8,7 +8,7 @@ from __future__ import annotations
 OPERATORS: dict[str, tuple[str, str]] = {
     "denoise": ("recon.operators.denoise", "identity: the image itself, with noise"),
     "inpaint": ("recon.operators.inpaint", "pixels of a mask: box, random or from a file"),
-    "downsample": ("recon.operators.downsample", "super-resolution: antialiased bicubic or box average"),
+    "downsample": ("recon.operators.downsample", "super-resolution: antialiased bicubic, box average, or a kernel's"),
     "blur": ("recon.operators.blur", "Gaussian, motion or given kernel; circular, reflect or valid boundary"),
     "blur-varying": ("recon.operators.blur_varying", "blur that varies over the image: kernels on a grid of points"),
     "lensless": ("recon.operators.lensless", "lensless camera: the crop of a full convolution with a large pattern"),

@@ -171,7 +171,7 @@ class PaddedBlur(LinearOperator):
         (ky, kx), (rows, columns) = self.kernel.shape, self.out_sides
         left, right, top, bottom = self.border
         planes = planes[..., : rows + ky - 1, : columns + kx - 1]
-        return _fold(_fold(planes, -2, top, bottom), -1, left, right)
+        return fold(fold(planes, -2, top, bottom), -1, left, right)
 
     @property
     def _corner(self) -> tuple[int, int]:
@@ -187,10 +187,17 @@ class PaddedBlur(LinearOperator):
         return self.in_shape[-2], self.in_shape[-1]
 
 
-def _fold(padded: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Return the transpose of reflection padding along an axis: borders added, in place, to where they came from."""
+def fold(padded: Tensor, axis: int, before: int, after: int, wraps: bool = False) -> Tensor:
+    """Return the transpose of padding along an axis: borders added, in place, to where they came from.
+
+    Padding is by reflection, or periodic where it wraps.
+    """
     n = padded.shape[axis] - before - after
     inside = padded.narrow(axis, before, n)
+    if wraps:
+        inside.narrow(axis, n - before, before).add_(padded.narrow(axis, 0, before))
+        inside.narrow(axis, 0, after).add_(padded.narrow(axis, before + n, after))
+        return inside
     if before:
         inside.narrow(axis, 1, before).add_(padded.narrow(axis, 0, before).flip(axis))
     if after:

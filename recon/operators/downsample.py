@@ -1,4 +1,11 @@
-"""Downsampling: the low-resolution image of super-resolution, by antialiased bicubic reduction or by box averages."""
+"""Downsampling: the low-resolution image of super-resolution, by antialiased bicubic reduction, box averages, or a
+kernel of its own before every f-th pixel is kept.
+
+Published settings:
+    DPS, DAPS       filter="bicubic", factor=4
+    InverseBench    filter="bicubic", factor=2, border="cut"
+    DPIR, DiffPIR   filter="array", the array `kernel` from the authors' file
+"""
 
 from __future__ import annotations
 
@@ -11,7 +18,9 @@ from torch import Tensor
 
 from recon.errors import ConfigError
 from recon.operators.base import LinearOperator, Shape
-from recon.operators.checks import image_size
+from recon.operators.blur import checked_kernel, gaussian_kernel
+from recon.operators.checks import image_size, required
+from recon.operators.decimation import Decimated
 from recon.operators.family import Arrays, Family
 from recon.operators.separable import Separable, cubic, reduction_matrix
 from recon.operators.spectral import Spectrum
@@ -22,16 +31,26 @@ from recon.operators.spectral import Spectrum
 class DownsampleParams:
     """factor: integer reduction of both sides (DPS: 4, InverseBench: 2).
 
-    filter: "bicubic" (a = -1/2, stretched by the factor, mirrored border; sides become ceil(n / factor)) or "box"
-        (mean of factor x factor pixels; the factor must divide the sides).
+    filter: "bicubic" (a = -1/2, stretched by the factor; sides become ceil(n / factor)), "box" (mean of factor x factor
+        pixels), or a kernel's circular convolution of which every factor-th pixel is kept, from the first on:
+        "gaussian" or "array" (from a file). The factor must divide the sides unless the filter is bicubic.
+    border: of "bicubic", "mirror" (as DPS) or "cut" (weights beyond it are left out, as torchvision and Pillow do).
+    size: side of the Gaussian in pixels, odd.  sigma: its width in pixels.
     """
 
     factor: int = 4
-    filter: Literal["bicubic", "box"] = "bicubic"
+    filter: Literal["bicubic", "box", "gaussian", "array"] = "bicubic"
+    border: Literal["mirror", "cut"] = "mirror"
+    size: int = 7
+    sigma: float = 1.6
 
     def __post_init__(self) -> None:
         if self.factor < 1:
             raise ConfigError(f"operator 'downsample': factor = {self.factor}", "give an integer of at least 1")
+        if self.size < 1 or self.size % 2 == 0:
+            raise ConfigError(f"operator 'downsample': size = {self.size}", "give an odd size")
+        if not 0 < self.sigma < float("inf"):
+            raise ConfigError(f"operator 'downsample': sigma = {self.sigma}", "give a positive width in pixels")
 
 
 @final
@@ -83,9 +102,25 @@ class BoxAverage(LinearOperator):
 
 
 def draw(params: DownsampleParams, in_shape: Shape, rng: np.random.Generator, given: Arrays) -> Arrays:
-    """Return no arrays: nothing is random. Raises ConfigError where the factor does not fit the image."""
-    _check_size(params, in_shape)
-    return {}
+    """Return {"kernel": (k_y, k_x)} for the filters that have one, else no arrays: nothing is random.
+
+    Raises ConfigError where the factor or the kernel does not fit the image, InputError where a given one is no kernel.
+    """
+    size = _check_size(params, in_shape)
+    if params.filter in ("bicubic", "box"):
+        if "kernel" in given:
+            raise ConfigError(
+                f"operator 'downsample' with filter = '{params.filter}' takes no array 'kernel'", "set filter = 'array'"
+            )
+        return {}
+    if "kernel" not in given and params.filter == "gaussian":
+        return {"kernel": checked_kernel("downsample", gaussian_kernel(params.size, params.sigma), size)}
+    if "kernel" not in given:
+        raise ConfigError(
+            "operator 'downsample' with filter = 'array' came without the array 'kernel'",
+            "name it in an operator file (--operator FILE), or choose another filter",
+        )
+    return {"kernel": checked_kernel("downsample", given["kernel"], size)}
 
 
 def build(params: DownsampleParams, in_shape: Shape, arrays: Arrays) -> LinearOperator:
@@ -96,7 +131,11 @@ def build(params: DownsampleParams, in_shape: Shape, arrays: Arrays) -> LinearOp
     size = _check_size(params, in_shape)
     if params.filter == "box":
         return BoxAverage(in_shape, params.factor)
-    rows, columns = (reduction_matrix(n, params.factor, cubic, 2).astype(np.float32) for n in size)
+    if params.filter != "bicubic":
+        kernel = checked_kernel("downsample", required("downsample", "kernel", arrays), size)
+        return Decimated(in_shape, torch.from_numpy(kernel.astype(np.float32)), params.factor)
+    mirrored = params.border == "mirror"
+    rows, columns = (reduction_matrix(n, params.factor, cubic, 2, mirrored).astype(np.float32) for n in size)
     return Separable(in_shape, torch.from_numpy(rows), torch.from_numpy(columns))
 
 
@@ -110,12 +149,25 @@ def _check_size(params: DownsampleParams, in_shape: Shape) -> tuple[int, int]:
     f = params.factor
     if f > min(size):
         raise ConfigError(f"downsampling by {f} leaves nothing of an image of {size[0]} x {size[1]}", "lower factor")
-    if params.filter == "box" and (size[0] % f or size[1] % f):
+    if params.filter != "bicubic" and (size[0] % f or size[1] % f):
         raise ConfigError(
-            f"box averages by {f} need sides that {f} divides, the image has {size[0]} x {size[1]}",
+            f"filter '{params.filter}' by {f} needs sides that {f} divides, the image has {size[0]} x {size[1]}",
             f"crop to {size[0] // f * f} x {size[1] // f * f}, choose another factor, or set filter = 'bicubic'",
         )
     return size
 
 
-FAMILY = Family("downsample", DownsampleParams, draw, build, {}, reads_shape)
+def never_invented(params: DownsampleParams) -> frozenset[str]:
+    """Return the kernel's name where the parameters do not determine it."""
+    return frozenset({"kernel"}) if params.filter == "array" else frozenset()
+
+
+FAMILY = Family(
+    "downsample",
+    DownsampleParams,
+    draw,
+    build,
+    {"kernel": "(k_y, k_x), true convolution kernel, centre at k // 2, of the filters that have one"},
+    reads_shape,
+    never_invented,
+)

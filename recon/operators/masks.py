@@ -1,9 +1,12 @@
 """Cartesian sampling masks of k-space, centred (index n // 2 is zero frequency), as functions of a generator.
 
-Lines (1-D): "uniform" (evenly spaced with a random offset), "random", "gaussian" (denser in the centre), "dds-random".
-Points (2-D): "gaussian2d", "poisson" (variable-density Poisson disc).
-All but "dds-random" sample exactly round(n / acceleration) of n lines or points, at least one; the count includes the
-fully sampled centre (ACS).
+Lines (1-D): "uniform" (evenly spaced with a random offset), "random", "gaussian" (denser in the centre), and those of
+DDS, "dds-random" and "dds-gaussian".
+Points (2-D): "gaussian2d", "poisson" (variable-density Poisson disc), and those of DDS, "dds-random2d" and
+"dds-gaussian2d".
+All but those of DDS, which draw with replacement, sample exactly round(n / acceleration) of n lines or points, at least
+one; the count includes the fully sampled centre (ACS).
+Source of the masks of DDS (Chung et al., ICLR 2024): the authors' code, which took them over from score-MRI.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import numpy as np
 
 from recon.errors import ConfigError
 
-LINES = ("uniform", "random", "gaussian", "dds-random")
-PLANES = ("gaussian2d", "poisson")
+LINES = ("uniform", "random", "gaussian", "dds-random", "dds-gaussian")
+PLANES = ("gaussian2d", "poisson", "dds-random2d", "dds-gaussian2d")
 
 LINE_WIDTH = 15 / 128  # standard deviations as fractions of the size, as published with DDS
 PLANE_WIDTH = math.sqrt(1.5 / 128)
+DDS_DRAWS = 1.2  # of "dds-gaussian", as several fall on one line
 DISC_GROWTH = 4.0  # Poisson-disc radius at the middle of an edge, relative to 1 + that of the centre
 
 
@@ -27,10 +31,15 @@ def line_mask(kind: str, n: int, acceleration: float, acs: int | float, rng: np.
 
     kind: one of LINES.  acceleration: n / number of lines.  acs: full lines in the centre, a number (int) or a
     fraction of n (float, rounded).
-    "dds-random" is the published uniform1d mask of DDS (Chung et al., ICLR 2024; code of score-MRI): int(acs n) centre
-    lines and n // acceleration - ACS draws with replacement, so that fewer lines than requested are sampled.
+    "dds-random" is the published uniform1d mask: int(acs n) centre lines and n // acceleration - ACS draws with
+    replacement, so that fewer lines than requested are sampled. "dds-gaussian" is gaussian1d: the centre, and
+    int(1.2 (n // acceleration)) normal draws of standard deviation 15/128 n about n // 2.
     Raises ConfigError on an unknown kind, or where the centre alone has more lines than the acceleration allows.
     """
+    if kind == "dds-gaussian":
+        centre = _centre(n, acs if isinstance(acs, int) else int(acs * n))
+        centre[_whole(rng.normal(n // 2, n * LINE_WIDTH, int(int(n // acceleration) * DDS_DRAWS)), n)] = True
+        return centre
     if kind == "dds-random":
         centre = _centre(n, acs if isinstance(acs, int) else int(acs * n))
         draws = int(n // acceleration) - int(centre.sum())
@@ -62,8 +71,12 @@ def plane_mask(
     kind: one of PLANES.  acs: sides of the full rectangle in the centre, in points (int) or as a fraction of each side.
     "gaussian2d" draws without replacement with a density of standard deviation 0.108 of each side. "poisson" keeps
     samples apart by a radius that grows fivefold from the centre to the edge's middle, and then removes the surplus.
+    "dds-random2d" and "dds-gaussian2d" are the published uniformrandom2d and gaussian2d: size // acceleration draws
+    with replacement, even or normal with that standard deviation, and no full centre whatever acs is.
     Raises ConfigError as `line_mask` does.
     """
+    if kind.startswith("dds-") and kind in PLANES:
+        return _drawn_points(kind, shape, int(shape[0] * shape[1] // acceleration), rng)
     mask = np.logical_and.outer(*(_centre(n, _count(acs, n)) for n in shape))
     total = max(1, round(mask.size / acceleration))
     _check_centre(int(mask.sum()), total, acceleration)
@@ -80,6 +93,23 @@ def plane_mask(
     else:
         raise ConfigError(f"unknown plane mask '{kind}'", f"one of: {', '.join(PLANES)}")
     return mask
+
+
+def _drawn_points(kind: str, shape: tuple[int, int], draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the points of so many draws, of which some may fall on one point; at least one point."""
+    mask = np.zeros(shape, bool)
+    if kind == "dds-random2d":
+        mask.flat[rng.choice(mask.size, max(draws, 1))] = True
+        return mask
+    middle, variances = [n // 2 for n in shape], [(n * PLANE_WIDTH) ** 2 for n in shape]
+    points = rng.multivariate_normal(middle, np.diag(variances), max(draws, 1))
+    mask[tuple(_whole(p, n) for p, n in zip(points.T, shape, strict=True))] = True
+    return mask
+
+
+def _whole(places: np.ndarray, n: int) -> np.ndarray:
+    """Return places as indices of n, rounded towards 0, those beyond the ends at the ends."""
+    return np.clip(places.astype(int), 0, n - 1)
 
 
 def _poisson_discs(centre: np.ndarray, growth: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:

@@ -29,8 +29,9 @@ class MRIParams:
     """Parameters of a Cartesian scan.
 
     acceleration: lines (or points) of full k-space for each measured one, at least 1.
-    mask: of lines, "uniform", "random", "gaussian" or "dds-random"; of points, "gaussian2d" or "poisson"; "given": the
-        array `mask` must be there. A given mask overrides the parameters mask, acceleration and acs.
+    mask: of lines, "uniform", "random", "gaussian", "dds-random" or "dds-gaussian"; of points, "gaussian2d", "poisson",
+        "dds-random2d" or "dds-gaussian2d"; "given": the array `mask` must be there. A given mask overrides the
+        parameters mask, acceleration and acs.
     acs: fully sampled centre, as a number of lines (integer) or a fraction of them (0.08).
     axis: which axis of the image is undersampled by lines: "x" (whole columns of k-space are kept, as in fastMRI), "y".
     coils: their number (None: as many as the array `maps` has, or one without a map).
@@ -39,7 +40,10 @@ class MRIParams:
     """
 
     acceleration: float = 4.0
-    mask: Literal["uniform", "random", "gaussian", "dds-random", "gaussian2d", "poisson", "given"] = "random"
+    mask: Literal[
+        "uniform", "random", "gaussian", "dds-random", "dds-gaussian",
+        "gaussian2d", "poisson", "dds-random2d", "dds-gaussian2d", "given",
+    ] = "random"  # fmt: skip
     acs: int | float = 0.08
     axis: Literal["x", "y"] = "x"
     coils: int | None = None

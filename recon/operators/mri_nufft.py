@@ -39,9 +39,9 @@ class NUFFTParams:
     golden: turn shots by golden angles.
     coils, maps, complex_image: as of operator 'mri'.
     toeplitz: apply A^H A by a convolution on twice the grid: faster, and the same up to the transform's error.
-    backend: "gridding", "finufft" (pip install 'diffusion-recon[nufft]'), or "auto": gridding, and FINUFFT where its
-        matrix would exceed `memory_gb`.  oversampling, width: of gridding; 1.5 and 6 give errors of 5e-5, 2 and 6 of
-        7e-6.
+    backend: "gridding", "finufft" (pip install 'diffusion-recon[nufft]'; on a CUDA GPU with the package cufinufft), or
+        "auto": gridding, and FINUFFT where its matrix would exceed `memory_gb`.  oversampling, width: of gridding; 1.5
+        and 6 give errors of 5e-5, 2 and 6 of 7e-6.
     """
 
     trajectory: Literal["radial", "spiral", "given"] = "radial"

@@ -138,7 +138,7 @@ def gridding_bytes(samples: int, dimensions: int, width: int) -> int:
 
 @final
 class Finufft(Transform):
-    """The transform by FINUFFT, matrix-free: for volumes and long scans, on the CPU.
+    """The transform by FINUFFT, matrix-free: for volumes and long scans, on the CPU; `to` a GPU gives cuFINUFFT.
 
     Source: Barnett, Magland, af Klinteberg, SIAM J. Sci. Comput. 41, 2019.
     """
@@ -177,12 +177,21 @@ class Finufft(Transform):
     def adjoint(self, samples: Tensor) -> Tensor:
         return self._executed(1, samples, (len(self.path),)).reshape(-1, *self.shape)
 
-    def to(self, device: Place, dtype: torch.dtype | None) -> Finufft:
-        if device is not None and torch.device(device).type != "cpu":
-            raise ResourceError("FINUFFT works on the CPU", "use backend = 'gridding' on a GPU, or --device cpu")
+    def to(self, device: Place, dtype: torch.dtype | None) -> Transform:
+        """Return the transform there, by cuFINUFFT on a CUDA GPU. Raises ResourceError where neither works."""
+        place = torch.device("cpu" if device is None else device)
         kind = self.weights.dtype if dtype is None else dtype
         accuracy = self.accuracy if kind == torch.float32 else min(self.accuracy, 1e-13)
-        return Finufft(self.path, self.shape, self.together, accuracy, kind)
+        if place.type == "cpu":
+            return Finufft(self.path, self.shape, self.together, accuracy, kind)
+        if place.type != "cuda":
+            raise ResourceError(
+                f"FINUFFT works on the CPU and on CUDA GPUs, not on {place.type}",
+                "use backend = 'gridding', or --device cpu",
+            )
+        from recon.operators.nufft_gpu import Cufinufft
+
+        return Cufinufft(self.path, self.shape, self.together, accuracy, kind, place)
 
     def _executed(self, which: int, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         groups = values.detach().to(self.kind).reshape(-1, self.together, *shape).contiguous().numpy()

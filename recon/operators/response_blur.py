@@ -35,7 +35,7 @@ class ResponseBlurParams:
 
     kernel: "gaussian", "motion" (a random camera path) or "array" (from a file).
     size: side of the kernel in pixels, odd.  sigma: of the Gaussian, in pixels.  intensity: of the motion, in [0, 1].
-    boundary: "reflect" (mirrored without repeating the edge) or "circular".
+    boundary: "reflect" (mirrored without repeating the edge) or "circular".  by: as of operator 'blur'.
     exposure: > 0, the light of white after the blur; above 1 highlights saturate.
     low, high: image values of black and white; simulations and pictures bring their own.
     """
@@ -48,6 +48,7 @@ class ResponseBlurParams:
     exposure: float = 1.0
     low: float = 0.0
     high: float = 1.0
+    by: Literal["auto", "fft", "direct"] = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.exposure < math.inf:
@@ -103,7 +104,7 @@ def reads_shape(params: ResponseBlurParams, arrays: Arrays, y_shape: Shape) -> S
 
 
 def _linear(params: ResponseBlurParams) -> blur.BlurParams:
-    return blur.BlurParams(params.kernel, params.size, params.sigma, params.intensity, params.boundary)
+    return blur.BlurParams(params.kernel, params.size, params.sigma, params.intensity, params.boundary, by=params.by)
 
 
 def never_invented(params: ResponseBlurParams) -> frozenset[str]:

@@ -106,20 +106,24 @@ def lanczos3(t: np.ndarray) -> np.ndarray:
     return np.where(np.abs(t) < 3, np.sinc(t) * np.sinc(t / 3), 0.0)
 
 
-def reduction_matrix(n: int, factor: int, kernel: Callable[[np.ndarray], np.ndarray], radius: int) -> np.ndarray:
+def reduction_matrix(
+    n: int, factor: int, kernel: Callable[[np.ndarray], np.ndarray], radius: int, mirrored: bool = True
+) -> np.ndarray:
     """Return the antialiased reduction (ceil(n / factor), n) of a signal by an integer factor, in float64.
 
         W_ij = sum over the mirror images j' of j of k((u_i - j') / factor), rows scaled to sum 1
 
     kernel: k, zero beyond `radius`; it is stretched by the factor.  u_i: centres of the reduced samples, spaced by the
-    factor and centred on the signal, so the margins are equal where the factor does not divide n. The border is
-    mirrored with the edge sample repeated (..., 1, 0, 0, 1, ...).
+    factor and centred on the signal, so the margins are equal where the factor does not divide n.  mirrored: the border
+    is, with the edge sample repeated (..., 1, 0, 0, 1, ...); else what lies beyond it has no weight.
     """
     count = -(-n // factor)
     centres = (np.arange(count) - (count - 1) / 2) * factor + (n - 1) / 2
     reach = radius * factor + 1
     taps = np.floor(centres)[:, None].astype(np.int64) + np.arange(-reach, reach + 1)
     weights = kernel((centres[:, None] - taps) / factor)
+    if not mirrored:
+        weights *= (taps >= 0) & (taps < n)
     weights /= weights.sum(1, keepdims=True)
     wrapped = np.mod(taps, 2 * n)
     matrix = np.zeros((count, n))

@@ -321,9 +321,10 @@ def _image_geometry(geometry: Geometry, spec: OperatorSpec, out_shape: tuple[int
     pairs = [(spec.in_shape[-1], out_shape[-1]), (spec.in_shape[-2], out_shape[-2])]
     if spec.kind == "slice-average":
         return _thin_slices(geometry, spec.in_shape[1] // out_shape[1])
-    if spec.kind == "downsample":  # about the corner of the field of view, not the centre of the first pixel
+    if spec.kind == "downsample":  # about the corner of the field of view; where pixels are kept, their centres stay
         steps = [out / full for full, out in pairs]
-        shifts = [(step - 1) / 2 for step in steps]
+        kept = spec.params.get("filter") in ("gaussian", "array")
+        shifts = [0.0 if kept else (step - 1) / 2 for step in steps]
     else:  # a "valid" convolution of kernel size k starts k - 1 - k // 2 pixels inside the image
         steps = [1.0, 1.0]
         shifts = [float((full - out + 1) // 2 - (full - out)) for full, out in pairs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -84,3 +85,25 @@ def test_contestants_project_the_same_scan(benchmark: ModuleType) -> None:
 
 def test_memory_is_that_of_the_contestant(benchmark: ModuleType) -> None:
     assert benchmark.memory("parallel", "recon") >= 0
+
+
+def test_tomography_and_mri_are_measured_in_one_run(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    mri = importlib.import_module("mri")
+    monkeypatch.setattr(
+        mri, "measure_sense", lambda *given: [{"case": "SENSE", "call": "forward", "ms": 1.0, "ratio": 0.5}]
+    )
+    monkeypatch.setattr(
+        mri, "measure_nufft", lambda *given: [{"case": "NUFFT", "call": "adjoint", "ms": 2.0, "ratio": None}]
+    )
+    monkeypatch.setattr(benchmark, "peak", lambda name, who: 1.0)
+    command = ["operators.py", "--rounds", "1", "--batch", "2", "--only", "parallel", "mri"]
+    monkeypatch.setattr(sys, "argv", [*command, "--json"])
+    benchmark.main()
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["case"] for row in rows][-3:] == ["parallel", "SENSE", "NUFFT"]
+    monkeypatch.setattr(sys, "argv", command)
+    benchmark.main()
+    assert "SENSE  forward" in (shown := capsys.readouterr().out) and "torch CSR" in shown

@@ -21,6 +21,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, np.ndarray]]] = [
     ("downsample", {"factor": 2}, {}),
     ("downsample", {"factor": 3}, {}),
     ("downsample", {"factor": 4}, {}),
+    ("downsample", {"factor": 3, "border": "cut"}, {}),
     ("blur", {"size": 7, "sigma": 1.2, "boundary": "reflect"}, {}),
     ("blur", {"size": 7, "sigma": 1.2, "boundary": "circular"}, {}),
     ("blur", {"size": 7, "sigma": 1.2, "boundary": "valid"}, {}),
@@ -29,6 +30,10 @@ CASES: list[tuple[str, dict[str, Any], dict[str, np.ndarray]]] = [
     ("blur", {"kernel": "array", "boundary": "reflect"}, {"kernel": KERNEL}),
     ("blur", {"kernel": "array", "boundary": "circular"}, {"kernel": KERNEL}),
     ("blur", {"kernel": "array", "boundary": "valid"}, {"kernel": KERNEL}),
+    ("blur", {"size": 7, "sigma": 1.2, "by": "fft"}, {}),
+    ("blur", {"kernel": "array", "boundary": "reflect", "by": "direct"}, {"kernel": KERNEL}),
+    ("blur", {"kernel": "array", "boundary": "circular", "by": "direct"}, {"kernel": KERNEL}),
+    ("blur", {"kernel": "array", "boundary": "valid", "by": "direct", "correlation": True}, {"kernel": KERNEL}),
     ("colour-mix", {"mix": "mean"}, {}),
 ]
 SHAPES = [(1, 15, 13), (3, 15, 13), (1, 16, 8), (3, 7, 16), (2, 3, 9, 11)]

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_cases import MASK, image, make
 
-from recon.operators.blur import CircularBlur, PaddedBlur
+from recon.operators.base import LinearOperator
+from recon.operators.convolution import CircularBlur, PaddedBlur
+from recon.operators.direct_blur import DirectBlur
 from recon.operators.motion import motion_kernel
 from recon.operators.registry import draw
 from recon.operators.separable import Separable
@@ -100,6 +102,57 @@ def test_bicubic_mirrors_the_border() -> None:
     assert torch.allclose(op.forward(x), larger.forward(mirrored)[..., 6:12, 6:12], atol=1e-6)
 
 
+@pytest.mark.parametrize(("rows", "columns", "factor"), [(64, 48, 4), (12, 18, 2), (9, 6, 3)])
+def test_bicubic_with_a_cut_border_is_torchvisions(rows: int, columns: int, factor: int) -> None:
+    x = image(3, rows, columns)
+    op = make("downsample", {"factor": factor, "border": "cut"}, (3, rows, columns)).to(dtype=torch.float64)
+    size = (rows // factor, columns // factor)
+    expected = torch.nn.functional.interpolate(x, size=size, mode="bicubic", antialias=True)
+    torch.testing.assert_close(op.forward(x), expected, rtol=0, atol=1e-6)
+
+
+def test_a_kernels_reduction_keeps_every_other_pixel_of_the_blur() -> None:
+    kernel, x = np.random.default_rng(4).standard_normal((4, 3)), image(2, 8, 12)
+    op = make("downsample", {"filter": "array", "factor": 2}, (2, 8, 12), {"kernel": kernel}).to(dtype=torch.float64)
+    expected = [scipy.ndimage.convolve(plane, kernel, mode="wrap")[::2, ::2] for plane in x[0].numpy()]
+    np.testing.assert_allclose(op.forward(x)[0].numpy(), np.stack(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("rho", [1e-3, 1.0, 50.0])
+def test_a_kernels_reduction_has_the_published_closed_form(rho: float) -> None:
+    f = 3
+    op = make("downsample", {"filter": "gaussian", "factor": f}, (1, 9, 12)).to(dtype=torch.float64)
+    z, y = image(1, 9, 12), image(1, 3, 4) + 1
+    impulse = torch.zeros(1, 1, 9, 12, dtype=torch.float64)
+    impulse[..., 0, 0] = 1
+    blur = make("blur", {"size": 7, "sigma": 1.6, "boundary": "circular"}, (1, 9, 12)).to(dtype=torch.float64)
+    h = torch.fft.fft2(blur.forward(impulse))[0, 0]
+    spread = torch.zeros_like(z)
+    spread[..., ::f, ::f] = y
+    r = h.conj() * torch.fft.fft2(spread)[0, 0] + rho * torch.fft.fft2(z)[0, 0]
+
+    def aliases(v: torch.Tensor) -> torch.Tensor:
+        return v.unflatten(0, (f, -1)).unflatten(2, (f, -1)).mean((0, 2))
+
+    ratio = aliases(h * r) / (aliases(h.abs() ** 2) + rho)
+    expected = torch.fft.ifft2((r - h.conj() * ratio.repeat(f, f)) / rho).real
+    found = op.prox(z, rho, y)
+    assert found is not None
+    torch.testing.assert_close(found[0, 0], expected, rtol=0, atol=1e-8)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_a_kernels_reduction_of_any_size_passes_the_battery(data: st.DataObject) -> None:
+    factor = data.draw(st.integers(1, 4))
+    rows, columns = (factor * data.draw(st.integers(1, 5)) for _ in range(2))
+    ky, kx = data.draw(st.integers(1, rows)), data.draw(st.integers(1, columns))
+    kernel = np.random.default_rng(data.draw(st.integers(0, 99))).standard_normal((ky, kx))
+    op = make("downsample", {"factor": factor, "filter": "array"}, (2, rows, columns), {"kernel": kernel})
+    assert op.out_shape == (2, rows // factor, columns // factor)
+    check_operator(op)
+
+
 def test_bicubic_pseudo_inverse_is_a_right_inverse() -> None:
     op = make("downsample", {"factor": 3}, (2, 20, 23)).to(dtype=torch.float64)
     y = image(*op.out_shape)
@@ -166,6 +219,39 @@ def test_the_image_of_a_point_is_the_kernel(boundary: str) -> None:
     y = make("blur", {"boundary": boundary}, (1, 11, 13), {"kernel": kernel}).forward(point)[0, 0].numpy()
     np.testing.assert_allclose(y[4:7, 4:9], kernel, atol=1e-5)
     assert abs(y).sum() == pytest.approx(kernel.sum(), rel=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_summation_and_fft_are_the_same_blur(data: st.DataObject) -> None:
+    ky, kx = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    rows, columns = data.draw(st.integers(ky, 12)), data.draw(st.integers(kx, 12))
+    boundary = data.draw(st.sampled_from(["reflect", "circular", "valid"]))
+    kernel = np.random.default_rng(data.draw(st.integers(0, 99))).standard_normal((ky, kx))
+    ways = ("fft", "direct", "auto")
+    ops = [
+        make("blur", {"boundary": boundary, "by": by}, (2, rows, columns), {"kernel": kernel}).to(dtype=torch.float64)
+        for by in ways
+    ]
+    assert isinstance(ops[1], DirectBlur) and isinstance(ops[0], PaddedBlur | CircularBlur)
+    x = image(2, rows, columns)
+    y = image(*ops[0].out_shape)
+    for op in ops[1:]:
+        assert isinstance(op, LinearOperator)
+        torch.testing.assert_close(op.forward(x), ops[0].forward(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(op.adjoint(y), ops[0].adjoint(y), rtol=0, atol=1e-5)
+    check_operator(ops[1])
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "circular", "valid"])
+@pytest.mark.parametrize("by", ["fft", "direct"])
+def test_a_correlation_mirrors_the_kernel(boundary: str, by: str) -> None:
+    kernel, x = np.random.default_rng(3).standard_normal((3, 5)), image(1, 9, 11)
+    op = make("blur", {"boundary": boundary, "by": by, "correlation": True}, (1, 9, 11), {"kernel": kernel})
+    border = {"reflect": "reflect", "circular": "circular", "valid": None}[boundary]
+    padded = x if border is None else torch.nn.functional.pad(x, (2, 2, 1, 1), mode=border)
+    published = torch.nn.functional.conv2d(padded, torch.from_numpy(kernel)[None, None])
+    torch.testing.assert_close(op.to(dtype=torch.float64).forward(x), published, rtol=0, atol=1e-5)
 
 
 def test_circular_pseudo_inverse_is_a_wiener_filter() -> None:

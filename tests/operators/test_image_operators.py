@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 from battery import check_operator
-from image_cases import CASES, MASK, SHAPES, image, make, sparse_arrays
+from image_cases import CASES, KERNEL, MASK, SHAPES, image, make, sparse_arrays
 
 from recon.data import OperatorSpec
 from recon.errors import ConfigError, InputError
@@ -33,6 +33,8 @@ def test_battery(kind: str, params: dict[str, Any], arrays: dict[str, np.ndarray
 
 def test_battery_where_the_shape_is_special() -> None:
     check_operator(make("downsample", {"filter": "box", "factor": 3}, (3, 9, 15)))
+    check_operator(make("downsample", {"filter": "gaussian", "factor": 3}, (2, 9, 15)))
+    check_operator(make("downsample", {"filter": "array", "factor": 2}, (1, 3, 6, 8), {"kernel": KERNEL}))
     check_operator(make("colour-mix", {}, (3, 5, 7)))
     check_operator(make("colour-mix", {"mix": "matrix", "matrix": [[1, 2], [0, 1], [3, 1]]}, (2, 5, 7)))
     check_operator(make("inpaint", {}, (3, 15, 13), {"mask": np.stack([MASK, 1 - MASK, MASK])}))
@@ -117,7 +119,14 @@ def test_hostile_sparse_matrices_are_refused(change: dict[str, np.ndarray], mess
         ("inpaint", {}, (9, 9), {}, ConfigError, "image shape"),
         ("downsample", {"factor": 0}, (1, 9, 9), {}, ConfigError, "factor = 0"),
         ("downsample", {"factor": 10}, (1, 9, 9), {}, ConfigError, "leaves nothing"),
-        ("downsample", {"factor": 2, "filter": "box"}, (1, 9, 8), {}, ConfigError, "need sides that 2 divides"),
+        ("downsample", {"factor": 2, "filter": "box"}, (1, 9, 8), {}, ConfigError, "needs sides that 2 divides"),
+        ("downsample", {"factor": 2, "filter": "gaussian"}, (1, 9, 8), {}, ConfigError, "needs sides that 2 divides"),
+        ("downsample", {"filter": "gaussian"}, (1, 4, 4), {}, ConfigError, "larger than the image"),
+        ("downsample", {"size": 4}, (1, 8, 8), {}, ConfigError, "size = 4"),
+        ("downsample", {"sigma": 0}, (1, 8, 8), {}, ConfigError, "sigma = 0"),
+        ("downsample", {"filter": "array"}, (1, 8, 8), {}, ConfigError, "without the array"),
+        ("downsample", {"filter": "array"}, (1, 8, 8), {"kernel": np.ones(3)}, InputError, "downsample kernel"),
+        ("downsample", {}, (1, 8, 8), {"kernel": np.ones((3, 3))}, ConfigError, "takes no array"),
         ("blur", {}, (1, 32, 32), {}, ConfigError, "larger than the image"),
         ("blur", {}, (1, 9, 9), {"kernel": np.ones((3, 10))}, ConfigError, "larger than the image"),
         ("blur", {"size": 4}, (1, 9, 9), {}, ConfigError, "size = 4"),
@@ -217,6 +226,7 @@ def test_random_parts_follow_the_seed_and_must_come_with_data(kind: str, params:
 def test_fixed_parts_need_not_come_with_data() -> None:
     for kind, params in (("inpaint", {"position": "centre"}), ("blur", {}), ("denoise", {}), ("downsample", {})):
         assert family(kind).never_invented(parse_params(kind, params)) == frozenset()
+    assert family("downsample").never_invented(parse_params("downsample", {"filter": "array"})) == {"kernel"}
     assert {"denoise", "inpaint", "downsample", "blur", "colour-mix", "matrix"} <= set(OPERATORS)
 
 

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from recon.errors import ConfigError
 from recon.operators.masks import LINES, PLANES, _throw, line_mask, plane_mask
 
-EXACT_LINES = [kind for kind in LINES if kind != "dds-random"]
+EXACT_LINES, EXACT_PLANES = ([kind for kind in kinds if not kind.startswith("dds-")] for kinds in (LINES, PLANES))
 
 
 def rng(seed=0):
@@ -71,7 +71,42 @@ def test_dds_lines_follow_the_published_code():
     assert mask.sum() < 80
 
 
-@pytest.mark.parametrize("kind", PLANES)
+def test_dds_gaussian_lines_follow_the_published_code():
+    mask = line_mask("dds-gaussian", 320, 4, 0.08, rng(7))
+    reference = np.zeros(320, bool)
+    samples = rng(7).normal(loc=320 // 2, scale=320 * (15.0 / 128), size=int(320 // 4 * 1.2))
+    reference[np.clip(samples.astype(int), 0, 319)] = True
+    reference[320 // 2 - 25 // 2 : 320 // 2 - 25 // 2 + 25] = True
+    assert np.array_equal(mask, reference)
+    assert line_mask("dds-gaussian", 320, 4, 31, rng(7))[145:176].all()
+
+
+@pytest.mark.parametrize("side", [64, 33])
+def test_dds_points_follow_the_published_code(side):
+    mask = plane_mask("dds-random2d", (side, side), 5, 0.08, rng(7))
+    reference = np.zeros(side * side, bool)
+    reference[rng(7).choice(side * side, side * side // 5)] = True
+    assert np.array_equal(mask, reference.reshape(side, side))
+    mask = plane_mask("dds-gaussian2d", (side, side), 5, 0.08, rng(7))
+    reference = np.zeros((side, side), bool)
+    factor = side * (1.5 / 128)
+    samples = rng(7).multivariate_normal(
+        [side // 2, side // 2], [[side * factor, 0], [0, side * factor]], side * side // 5
+    )
+    places = np.clip(samples.astype(int), 0, side - 1)
+    reference[places[:, 0], places[:, 1]] = True
+    assert np.array_equal(mask, reference)
+
+
+@pytest.mark.parametrize("kind", ["dds-random2d", "dds-gaussian2d"])
+def test_dds_points_depend_on_the_seed_alone_and_always_measure_something(kind):
+    draw = [plane_mask(kind, (40, 30), 4, 0.0, rng(seed)) for seed in (3, 3, 4)]
+    assert np.array_equal(draw[0], draw[1]) and not np.array_equal(draw[0], draw[2])
+    assert draw[0].shape == (40, 30) and draw[0].sum() <= 300
+    assert plane_mask(kind, (3, 3), 20, 0.0, rng()).sum() == 1
+
+
+@pytest.mark.parametrize("kind", EXACT_PLANES)
 @pytest.mark.parametrize("shape", [(64, 64), (33, 50)])
 @pytest.mark.parametrize("acceleration", [1, 1.4, 4, 9.5])
 def test_planes_have_the_exact_count_and_a_full_centre(kind, shape, acceleration):

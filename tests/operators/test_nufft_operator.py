@@ -1,6 +1,8 @@
 """Non-Cartesian MRI against sums of exponentials, the Cartesian operator, and its own promises."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from recon.data import OperatorSpec
 from recon.errors import ConfigError, InputError, ResourceError
 from recon.operators import mri_nufft, nufft
 from recon.operators.coils import birdcage_maps
+from recon.operators.mri_nufft import NonCartesianMRI
+from recon.operators.nufft_gpu import Cufinufft
 from recon.operators.registry import build, draw, family, parse_params
 from recon.operators.trajectories import pipe_density, radial, radial_density, spiral
 
@@ -277,7 +281,7 @@ def test_large_matrices_go_to_finufft(monkeypatch):
 
 
 def test_finufft_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "finufft", None)
+    monkeypatch.setitem(sys.modules, "finufft", None)
     with pytest.raises(ResourceError, match="not installed") as caught:
         make((8, 8), backend="finufft")
     assert "diffusion-recon[nufft]" in caught.value.hint
@@ -293,3 +297,89 @@ def test_finufft_agrees_with_gridding(shape):
     x = torch.from_numpy(noise((3, 1, *shape))).to(torch.complex64)
     assert error(theirs.forward(x).numpy(), ours.forward(x).numpy()) < 1e-4
     check_operator(theirs, tol64=1e-10)
+
+
+class ExactPlan:
+    """cuFINUFFT's plan by exact sums, on any device: it takes what the package takes and refuses the rest."""
+
+    def __init__(self, which, shape, together, *, eps, isign, dtype, modeord):
+        assert modeord == 0 and dtype in ("complex64", "complex128") and 0 < eps < 1e-4
+        self.which, self.shape, self.together, self.sign = which, shape, together, isign
+        self.kind = getattr(torch, dtype)
+
+    def setpts(self, *angles):
+        assert len(angles) == len(self.shape)
+        phase = torch.zeros((), dtype=torch.float64)
+        for axis, (angle, n) in enumerate(zip(angles, self.shape, strict=True)):
+            assert angle.dtype == self.kind.to_real() and angle.is_contiguous() and angle.ndim == 1
+            along = (torch.arange(n) - n // 2).reshape(-1, *(1,) * (len(self.shape) - 1 - axis))
+            phase = phase + angle.double().reshape(-1, *(1,) * len(self.shape)) * along
+        self.waves = torch.polar(torch.ones_like(phase), self.sign * phase).flatten(1)
+
+    def execute(self, data, out):
+        given, found = (self.shape, (len(self.waves),))[:: 1 if self.which == 2 else -1]
+        assert tuple(data.shape) == (self.together, *given) and tuple(out.shape) == (self.together, *found)
+        assert data.dtype == out.dtype == self.kind and data.is_contiguous() and out.is_contiguous()
+        waves = self.waves if self.which == 2 else self.waves.T
+        out.copy_((data.flatten(1).to(waves.dtype) @ waves.T).reshape(out.shape))
+
+
+@pytest.mark.parametrize(("shape", "coils"), [((8, 7), 3), ((9, 6), None), ((4, 5, 3), 2)])
+def test_the_gpu_transform_is_the_same_by_exact_plans(monkeypatch, shape, coils):
+    monkeypatch.setitem(sys.modules, "cufinufft", SimpleNamespace(Plan=ExactPlan))
+    path = np.random.default_rng(2).uniform(-0.5, 0.5, (20, len(shape)))
+    arrays = {"trajectory": path} | ({} if coils is None else {"maps": noise((coils, *shape)).astype(np.complex64)})
+    ours = make(shape, arrays, trajectory="given", backend="gridding")
+    for real in (torch.float32, torch.float64):
+        by = Cufinufft(path, shape, coils or 1, 1e-5, real, torch.device("cpu"))
+        maps = None if coils is None else torch.from_numpy(arrays["maps"])
+        theirs = NonCartesianMRI(by, shape, (20,), torch.ones(20, dtype=torch.float64), maps)
+        x = torch.from_numpy(noise((2, 1, *shape)).real).to(real)
+        y = torch.from_numpy(noise((2, coils or 1, 20))).to(real.to_complex())
+        gridded = ours.to(dtype=real)
+        assert error(theirs.forward(x).numpy(), gridded.forward(x).numpy()) < 1e-4
+        assert error(theirs.adjoint(y).numpy(), gridded.adjoint(y).numpy()) < 1e-4
+        (gradient,) = torch.autograd.grad(theirs.forward(x.requires_grad_()), x, y)
+        assert error(gradient.numpy(), theirs.adjoint(y).numpy()) < 1e-6
+
+
+def test_finufft_moves_to_a_gpu_as_cufinufft(monkeypatch):
+    pytest.importorskip("finufft")
+    asked = []
+    monkeypatch.setattr("recon.operators.nufft_gpu.Cufinufft", lambda *given: asked.append(given))
+    path = PATH.reshape(-1, 2)
+    by = nufft.Finufft(path, (8, 9), 2)
+    by.to("cuda:1", torch.float64)
+    assert asked == [(path, (8, 9), 2, 1e-13, torch.float64, torch.device("cuda:1"))]
+    with pytest.raises(ResourceError, match="not on mps"):
+        by.to("mps", None)
+
+
+def test_cufinufft_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cufinufft", None)
+    with pytest.raises(ResourceError, match="not installed") as caught:
+        Cufinufft(PATH.reshape(-1, 2), (8, 8), 1, 1e-5, torch.float32, torch.device("cpu"))
+    assert "pip install cufinufft" in caught.value.hint
+
+
+def test_the_gpu_transform_comes_back_to_the_cpu(monkeypatch):
+    pytest.importorskip("finufft")
+    monkeypatch.setitem(sys.modules, "cufinufft", SimpleNamespace(Plan=ExactPlan))
+    by = Cufinufft(PATH.reshape(-1, 2), (8, 8), 1, 1e-5, torch.float32, torch.device("cpu"))
+    back = by.to("cpu", torch.float64)
+    assert isinstance(back, nufft.Finufft) and back.accuracy == 1e-13
+    x = torch.from_numpy(noise((1, 8, 8)))
+    assert error(back.forward(x).numpy(), by.forward(x).numpy()) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("shape", [(16, 13), (5, 6, 7)])
+def test_cufinufft_agrees_with_gridding(shape):
+    pytest.importorskip("finufft")
+    pytest.importorskip("cufinufft")
+    arrays = {"trajectory": np.random.default_rng(2).uniform(-0.5, 0.5, (50, len(shape)))}
+    ours, theirs = (make(shape, arrays, trajectory="given", backend=b) for b in ("gridding", "finufft"))
+    x = torch.from_numpy(noise((2, 1, *shape)).real).float()
+    assert error(theirs.to("cuda").forward(x.cuda()).cpu().numpy(), ours.forward(x).numpy()) < 1e-4
+    check_operator(theirs, tol32=1e-5, tol64=1e-10, device="cuda")

@@ -460,6 +460,7 @@ def test_noise_of_the_preset_is_relative_to_a_declared_or_fixed_range():
         ("denoise", {}, 20),
         ("downsample", {"factor": 2, "filter": "box"}, 40),
         ("downsample", {"factor": 4, "filter": "bicubic"}, 80),
+        ("downsample", {"factor": 2, "filter": "gaussian"}, 40),
         ("blur", {"size": 5, "sigma": 1.0, "boundary": "valid"}, 24),
         ("blur", {"size": 5, "sigma": 1.0, "boundary": "reflect"}, 20),
     ],

@@ -36,7 +36,11 @@ MASK = (RNG.random((8, 8)) < 0.6).astype(np.uint8)
 NETWORK = packed(seeded(layout(width=2, channels=1, front=1, back=1, factors=(1, 2)), 0), "weights")
 # operators that need more than their kind, and variants that offer other things
 VARIANTS: dict[str, list[tuple[str, dict[str, Any], tuple[int, ...], dict[str, np.ndarray]]]] = {
-    "downsample": [("bicubic", {"factor": 2}, (1, 8, 8), {}), ("box", {"factor": 2, "filter": "box"}, (1, 8, 8), {})],
+    "downsample": [
+        ("bicubic", {"factor": 2}, (1, 8, 8), {}),
+        ("box", {"factor": 2, "filter": "box"}, (1, 8, 8), {}),
+        ("kernel", {"factor": 2, "filter": "gaussian"}, (1, 8, 8), {}),
+    ],
     "blur": [
         ("circular", {"size": 3, "boundary": "circular"}, (1, 8, 8), {}),
         ("separable", {"size": 3}, (1, 8, 8), {}),
@@ -60,7 +64,7 @@ VARIANTS: dict[str, list[tuple[str, dict[str, Any], tuple[int, ...], dict[str, n
     "demosaic": [("rggb", {}, (3, 8, 8), {})],
     "ptychography": [("small", {"window": 6}, (1, 8, 8), {})],
     "jpeg": [("through", {"quality": 80}, (1, 8, 8), {}), ("black box", {"gradient": "none"}, (1, 8, 8), {})],
-    "ct": [("few views", {"angles": 6}, (1, 8, 8), {})],
+    "ct": [("few views", {"angles": 6}, (1, 8, 8), {}), ("turned", {"angles": 6, "model": "rotate"}, (1, 8, 8), {})],
     "slice-average": [("pairs", {"factor": 2}, (1, 4, 8, 8), {})],
     "ct-cone": [("few views", {"angles": 4}, (1, 2, 8, 8), {})],
     "matrix": [("dense", {}, (1, 8, 8), {"matrix": RNG.standard_normal((20, 64)) / 8})],
