@@ -2,6 +2,7 @@
 
 Where it pays, inputs that are alike run side by side, and the network sees their images together (`lockstep.py`): each
 keeps its own operator, noise and steps, so that its result is that of a run by itself to the rounding of the network.
+A network is exported to a faster backend once for all, so that a batch may take one where a run by itself would not.
 """
 
 from __future__ import annotations
@@ -232,6 +233,8 @@ def _single(request: BatchRequest, item: BatchItem, together: int) -> RunRequest
         # what an interrupted batch left behind without its sidecar is not a result
         force=request.force or request.skip_existing,
         command=request.command,
+        # those that are there already count, so that a batch that goes on takes the backend that it began with
+        items=len(request.items),
         items_together=together,
     )
 

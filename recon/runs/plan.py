@@ -102,10 +102,11 @@ def make_plan(
     measurement: Measurement,
     operator_file: OperatorSpec | None = None,
     opener: Callable[[Path], Denoiser] = open_prior,
+    runs: int = 1,
 ) -> Plan:
     """Return the plan for a measurement.
 
-    opener: how the prior's file is opened, so that a batch can open it once.
+    opener: how the prior's file is opened, so that a batch can open it once.  runs: that share the prior's backend.
 
     Raises ConfigError where method, operator and prior cannot work together, saying why; InputError for bad data.
     """
@@ -135,7 +136,7 @@ def make_plan(
         each = prior.inner
         chunk = choose_slices(config.run.chunk, count_images(resolved), each, shape, resolved.operator.in_dtype, device)
         prior = prior.with_chunk(chunk)
-    evaluations = method.evaluations(count_images(resolved)) * members
+    evaluations = method.evaluations(count_images(resolved)) * members * runs
     backend = choose_backend(config.run, config.method.name, method, prior, device, evaluations)
     return Plan(config, resolved, method, prior, window, norm, device, threads, chunk, samples, backend, notices)
 

@@ -50,7 +50,8 @@ class RunRequest:
     """What the user asked for. `source` is a path, or the bytes of standard input; `output` None is standard output.
 
     keep_state: save what is done when the run is interrupted.  resume: go on from what was saved.
-    items_together: inputs of a batch, this one among them, whose images the network may see together.
+    items: inputs of a batch, this one among them, that share the prior and its backend.
+    items_together: those of them whose images the network may see together.
     """
 
     source: Path | bytes
@@ -66,6 +67,7 @@ class RunRequest:
     report: Path | None = None
     keep_state: bool = False
     resume: bool = False
+    items: int = 1
     items_together: int = 1
 
 
@@ -105,7 +107,8 @@ def plan_request(
         measurement = read_measurement(request.source, axes=request.axes)
     spec = _operator_file(request.operator_file)
     truth = read_volume(request.truth) if request.truth is not None else None
-    plan = replace(make_plan(request.config, measurement, spec, opener), items_together=request.items_together)
+    plan = make_plan(request.config, measurement, spec, opener, request.items)
+    plan = replace(plan, items_together=request.items_together)
     if truth is not None:
         _check_truth(truth, plan)
     form = format_of_name(request.output.name) if request.output is not None else None

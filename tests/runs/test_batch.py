@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from recon.config.schema import Config
 from recon.data import Geometry, Volume
 from recon.errors import OutputExistsError
 from recon.io.registry import read_volume, write_measurement
+from recon.priors import backends
 from recon.priors.base import PriorInfo
 from recon.priors.gathered import Gathering
 from recon.priors.networks.unet import UNet, UNetConfig
 from recon.priors.store import save_prior
+from recon.runs import backend, lockstep
 from recon.runs import batch as module
-from recon.runs import lockstep
 from recon.runs.batch import BatchRequest, run_batch
 from recon.runs.manifest import read_manifest
 from recon.runs.methods import make_method
@@ -87,6 +89,30 @@ def test_the_prior_is_opened_once(scans, tmp_path, monkeypatch):
     results = run(request(scans, tmp_path / "out", config=config("dds", str(weights))))
     assert [r.status for r in results] == ["ok"] * 3
     assert opened == [weights]
+
+
+def test_a_batch_exports_its_network_once_where_all_items_together_are_worth_it(scans, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    weights, out = tmp_path / "tiny.safetensors", tmp_path / "out"
+    info = PriorInfo("tiny", 1, multiple=TINY.multiple)
+    save_prior(weights, UNet(TINY).state_dict(), TINY, 0.5, info, torch.float32)
+    asked, plans, made = request(scans, out, config=config("dds", str(weights))), [], []
+    real = backends.with_backend
+    monkeypatch.setattr(backends, "with_backend", lambda *given: made.append(given[1]) or real(*given))
+
+    def taken(**rest):
+        plans.clear()
+        list(run_batch(replace(asked, **rest), lambda number, item: None, plans.append, None))
+        return [plan.backend for plan in plans]
+
+    monkeypatch.setattr(backend, "WORTH_EXPORTING", 3 * 3)
+    assert taken() == ["onnxruntime"] * 3 and made.count("onnxruntime") == 1
+    (out / "b.npy.json").unlink()
+    assert taken(skip_existing=True) == ["onnxruntime"], "one that goes on keeps to what it began with"
+    monkeypatch.setattr(backend, "WORTH_EXPORTING", 3 * 3 + 1)
+    assert taken(force=True) == ["eager"] * 3
+    facts = read_rerun(out / "a.npy.json", tmp_path / "x.npy", None, False, ("recon",), None).request.config
+    assert facts.run.backend == "eager"
 
 
 def test_a_failure_stops_nothing_unless_asked(scans, tmp_path):
