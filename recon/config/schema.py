@@ -34,6 +34,7 @@ class NoiseSection(_Section):
     peak: Poisson counts that a measured value equal to the data range gives.
     photons, attenuation: transmission: counts of a ray that nothing attenuates, and nepers (each divides a ray by e)
         that a measured value equal to the data range attenuates.
+    clip: cut the data at the image's black and white, before and after the noise, as DPS does with Poisson noise.
     """
 
     kind: Literal["gaussian", "poisson", "transmission", "none"] = "gaussian"
@@ -41,6 +42,7 @@ class NoiseSection(_Section):
     peak: float = Field(default=1000.0, gt=0)
     photons: float = Field(default=1e5, gt=0)
     attenuation: float = Field(default=0.03, gt=0)
+    clip: bool = False
 
 
 class PriorSection(_Section):

@@ -60,9 +60,19 @@ def simulate(truth: Volume, config: Config, index: int | None = None, spec: Oper
     for i, image in enumerate(stack):
         x = torch.from_numpy(np.ascontiguousarray(image))[None].to(operator.in_dtype)
         rng = np.random.default_rng([config.run.seed, NOISE_STREAM, first + i])
-        items.append(add_noise(operator.forward(x)[0].numpy(), operator, noise, rng))
+        z = operator.forward(x)[0].numpy()
+        items.append(_clipped(add_noise(_clipped(z, config, held), operator, noise, rng), config, held))
     provenance = {"simulated": True, "seed": config.run.seed, "first_item": first}
     return Measurement(np.stack(items), spec, noise, truth.geometry, provenance)
+
+
+def _clipped(z: np.ndarray, config: Config, held: tuple[float, float]) -> np.ndarray:
+    """Return data cut at black and white, where the configuration asks for it. Raises InputError where complex."""
+    if not config.noise.clip:
+        return z
+    if np.iscomplexobj(z):
+        raise InputError("noise.clip cuts data at black and white; this operator gives complex ones")
+    return z.clip(*held)
 
 
 def _as_volume(stack: np.ndarray, truth: Volume, kind: str, index: int | None) -> np.ndarray:
