@@ -84,7 +84,9 @@ HEADLINES = {
         1,
         "one",
         (
-            Contestant("DDS, 45 steps", "dds", ("method.steps=45", "run.backend=onnxruntime")),
+            Contestant(
+                "DDS, 45 steps", "dds", ("method.steps=45", "method.grid=edm:0.02:1", "run.backend=onnxruntime")
+            ),
             Contestant("DPS, 1000 steps", "dps", ("method.steps=1000", "method.zeta=4.0")),
         ),
     ),

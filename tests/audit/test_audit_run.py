@@ -323,6 +323,6 @@ def test_the_default_audit_of_dds(call):
     assert {row["case"] for row in found["rows"]} == set(DEFAULT)
     done = {row["case"]: row for row in found["rows"] if row["status"] == "done"}
     assert len(done) >= len(DEFAULT) - 1
-    # its presets fit the data to their noise: measured lines keep some of their spread, less the higher the last level
+    # its presets fit the data to their noise: measured lines keep much of their spread, though not all
     low = done["gaussian-fourier-32"]["statistics"]["std"]["0-1/8"]
-    assert 0.35 < low["value"] < 0.9
+    assert 0.4 < low["value"] < 0.9
