@@ -37,7 +37,7 @@ from recon.samplers.matched import matched_gamma
 from recon.samplers.renoise import guided_ddim_b
 from recon.samplers.start import first_state, levels_like
 from recon.solvers.cg import conjugate_gradients
-from recon.solvers.prox import closed_prox
+from recon.solvers.prox import bounded_rho, closed_prox
 
 
 @final
@@ -50,7 +50,7 @@ class DDS(Method):
     weighting: "constant" gamma as published, or "matched" to the noise, times gamma (1: as derived above).
     correction: "cg" as above; "exact" its limit, by CG only where the operator has no closed form; "cg-noiseless"
         A^H A x = A^H y from x0hat; "projection" x0hat - A^+ (A x0hat - y), the authors' form for single-coil MRI;
-        "auto" is "cg-noiseless" for exact data (sigma = 0), else "cg".
+        "auto" is "cg"; for exact data (sigma = 0) it and "exact" are "cg-noiseless".
     """
 
     cfg_plus_plus: ClassVar[bool] = True
@@ -102,7 +102,7 @@ class DDS(Method):
             z = operator.forward(seen.x0)
             stats.residuals.append(problem.likelihood.residual(z, y, count))
             gamma = self._gamma(problem, z, count, sigma_t)
-            solved = closed(seen.x0, 1 / gamma, y) if closed is not None else None
+            solved = closed(seen.x0, bounded_rho(1 / gamma, x), y) if closed is not None else None
             change = self._change(operator, y - z, correction, gamma) if solved is None else solved - seen.x0
             calls = 2 if solved is not None or correction == "projection" else 2 * (1 + self.cg_iterations)
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.eta > 0 else None
@@ -134,11 +134,10 @@ class DDS(Method):
         return conjugate_gradients(operator.normal, pull, iterations=count, shift=1.0, weight=gamma).x
 
     def _resolved(self, problem: Problem) -> str:
-        """Return the correction that "auto" stands for."""
-        if self.correction != "auto":
-            return self.correction
-        exact = isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma == 0
-        return "cg-noiseless" if exact else "cg"
+        """Return the correction that "auto" and "exact" stand for: 1/gamma is 0 for exact data, and divides by 0."""
+        if isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma == 0:
+            return "cg-noiseless" if self.correction in ("auto", "exact") else self.correction
+        return "cg" if self.correction == "auto" else self.correction
 
 
 def _linear(problem: Problem) -> LinearOperator:

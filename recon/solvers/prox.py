@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from recon.operators.base import LinearOperator, Scaled
@@ -57,6 +58,15 @@ def closed_prox(operator: LinearOperator) -> MaybeProx:
         return operator.prox
     spectrum = operator.svd()
     return (lambda z, rho, y: None) if spectrum is None else spectrum.prox
+
+
+def bounded_rho(rho: float | Tensor, x: Tensor) -> float | Tensor:
+    """Return rho, or the least that a closed form bears in x's precision, eps^0.6, where that is more.
+
+    What A^H y has of rounding where nothing is measured comes out eps/rho times as large.
+    """
+    least = float(torch.finfo(x.dtype).eps ** 0.6)
+    return rho.clamp_min(least) if isinstance(rho, Tensor) else max(rho, least)
 
 
 def prox_by_cg(

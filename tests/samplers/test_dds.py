@@ -236,6 +236,21 @@ def test_exact_correction_is_the_limit_of_cg_and_falls_back_to_it(weighting):
         DDS(correction="exact", gamma=0.0)
 
 
+@pytest.mark.parametrize("sigma", [0.0, 1e-6, 1e-4, 1e-3])
+def test_exact_correction_holds_where_the_data_have_next_to_no_noise(sigma):
+    shape = (1, 33, 29)
+    prior = GaussianPrior(power_law_spectrum(shape, 2.0, 0.5))
+    mask = (torch.rand(shape[1:], generator=generator(3)) < 0.4).float()
+    mri = CartesianMRI(mask, None, complex_image=False)
+    problem = Problem(mri, mri.forward(prior.sample(1, generator(4)).float()), Gaussian(sigma))
+
+    def run(correction):
+        method = DDS(steps=20, grid="edm:0.01:1", eta=1.0, weighting="matched", correction=correction, cg_iterations=10)
+        return method.sample(prior, problem, None, SeededNoise(0, [0]), (1, *shape)).samples
+
+    assert relative(run("exact"), run("auto")) < 0.05
+
+
 def chain(sigmas, spectrum, gamma, eta):
     """Mean (as a multiple of y) and variance of each Fourier mode, for denoising: every step is linear."""
     mean, variance = torch.zeros_like(spectrum), torch.full_like(spectrum, 1 + sigmas[0] ** 2)

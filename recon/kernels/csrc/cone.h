@@ -51,7 +51,7 @@ static inline void NAME(sample)(const NAME(rise) *r, const ITEM *column, ITEM *s
 
 #ifdef WINDOWED
 /* Where the detector rows of one column meet the slices at the lines of a slab, so that a sum over lines stays in a
- * register. Each line's column has margins of zeros; unused lines lie beyond it. */
+ * register. Each line's column has margins of zeros. */
 typedef struct {
     double first[SLAB], advance[SLAB];
     float step[SLAB];
