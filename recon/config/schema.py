@@ -50,6 +50,9 @@ class PriorSection(_Section):
 
     tile: side of tiles in pixels, for large images and for priors of one size; 0 for the whole image.
     overlap: of neighbouring tiles, in pixels.
+    symmetry: mirror and turn what the network sees, and back: "own" (what the prior was trained on), "none", "mirror"
+    (left-right) or "dihedral" (and turned by 90 degrees).  symmetry_calls: "one" element for each noise level, or the
+    mean over "all", at 2 or 8 times the work.
     label: class of a class-conditional prior.  null_label: the class that stands for none, where it always takes one.
     guidance: weight w of the class, D_0 + w (D_c - D_0); none for the class alone, at half the work.
     guidance_mode: "cfg", or "cfg++" (w at most 1; steps add the unconditional noise again).
@@ -60,6 +63,8 @@ class PriorSection(_Section):
     name: str
     tile: int = Field(default=0, ge=0)
     overlap: int = Field(default=32, ge=0)
+    symmetry: Literal["own", "none", "mirror", "dihedral"] = "own"
+    symmetry_calls: Literal["one", "all"] = "one"
     label: int | None = Field(default=None, ge=0)
     null_label: int | None = Field(default=None, ge=0)
     guidance: float | None = Field(default=None, gt=0)

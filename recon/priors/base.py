@@ -48,6 +48,7 @@ class PriorInfo:
     sigma_min, sigma_max: noise levels it was made for.
     value_range: (low, high) of x0 that corresponds to the data's (black, white).
     complex_channels: True if channel pairs are real and imaginary parts.
+    symmetry: group that its images were drawn by in training, as `recon.priors.symmetric` names it; "none" if unknown.
     provenance: data, licence, configuration, hash: free-form, JSON-able.
     """
 
@@ -59,6 +60,7 @@ class PriorInfo:
     sigma_max: float = 80.0
     value_range: tuple[float, float] = (-1.0, 1.0)
     complex_channels: bool = False
+    symmetry: str = "none"
     provenance: dict[str, Any] = field(default_factory=dict)
 
 

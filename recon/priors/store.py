@@ -2,14 +2,15 @@
 
 Metadata keys: `format` = "recon-prior/1", `config` = JSON of {network, <network>, denoiser, settings, info}: the name
 of the architecture, its configuration under that name, the name of the denoiser that adapts it, its keywords, and
-what the prior declares. Files without `denoiser` have EDM preconditioning and the key `sigma_data`.
+what the prior declares. Files without `denoiser` have EDM preconditioning and the key `sigma_data`; in files without
+`info.symmetry` it follows from the data that they were trained on.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from recon.errors import ConfigError, InputError
 from recon.priors.base import Denoiser, PriorInfo
 from recon.priors.networks.unet import UNetConfig
+from recon.priors.symmetric import trained_symmetry
 
 FORMAT = "recon-prior/1"
 
@@ -111,6 +113,8 @@ def load_prior(path: Path) -> Denoiser:
         module, cls, config_cls = NETWORKS[config["network"]]
         shape = {k: _tuples(v) for k, v in network_of(config).items()}
         info = PriorInfo(**{k: v if k == "provenance" else _tuples(v) for k, v in config["info"].items()})
+        if "symmetry" not in config["info"]:
+            info = replace(info, symmetry=trained_symmetry(info.provenance))
         with safe_open(path, framework="pt") as file:
             # copies: memory of its own and aligned, so that results are the same bits whatever the file's layout
             weights = {key: file.get_tensor(key).to(torch.float32, copy=True) for key in file.keys()}

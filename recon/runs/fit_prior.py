@@ -1,4 +1,4 @@
-"""The prior that a configuration asks for, fitted to the images of an operator: class, tiles, channels."""
+"""The prior that a configuration asks for, fitted to the images of an operator: class, symmetry, tiles, channels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from recon.priors.base import Denoiser
 from recon.priors.channels import fit_channels
 from recon.priors.guided import Guided
 from recon.priors.slices import Slices
+from recon.priors.symmetric import Symmetric
 from recon.priors.tiled import Tiled
 from recon.samplers.base import Method
 
@@ -28,6 +29,9 @@ def fit_prior(
     """
     name, notices = prior.info.name, []
     prior = _with_class(prior, section, method)
+    symmetry = prior.info.symmetry if section.symmetry == "own" else section.symmetry
+    if symmetry != "none":
+        prior = Symmetric(prior, symmetry, section.symmetry_calls)
     if section.tile:
         prior = Tiled(prior, section.tile, section.overlap, batch=1 if device.type == "cpu" else GPU_TILES)
         if max(operator.in_shape[-2:]) > prior.size:

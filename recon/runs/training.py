@@ -166,5 +166,6 @@ def _info(config: TrainConfig, provenance: dict[str, Any]) -> PriorInfo:
         sigma_min=config.sigma_min,
         sigma_max=config.sigma_max,
         value_range=config.value_range,
+        symmetry=config.data.symmetry,
         provenance=provenance,
     )

@@ -28,6 +28,7 @@ class SliceData(_Strict):
     scaling: ClassVar[str] = (
         "u = 2 v / q - 1, q = 99.5 % quantile of the foreground (above a tenth of the 99.9 % quantile)"
     )
+    symmetry: ClassVar[str] = "dihedral"
     kind: Literal["mri-slices"] = "mri-slices"
     volumes: list[DataFile] = Field(min_length=1)
     test: list[DataFile] = []
@@ -49,6 +50,11 @@ class IdxData(_Strict):
     flip: bool = False
 
     @property
+    def symmetry(self) -> str:
+        """Group that the crops are drawn by."""
+        return "mirror" if self.flip else "none"
+
+    @property
     def files(self) -> list[DataFile]:
         """The files that the crops are drawn from."""
         return self.train
@@ -62,6 +68,7 @@ class ImageData(_Strict):
     """
 
     scaling: ClassVar[str] = "u = 2 v / 255 - 1 of the 8-bit sRGB value v as stored; grey: three equal channels"
+    symmetry: ClassVar[str] = "dihedral"
     kind: Literal["images"]
     train: list[DataFile] = Field(min_length=1)
     test: list[DataFile] = []
@@ -87,6 +94,7 @@ class PhantomData(_Strict):
     scaling: ClassVar[str] = (
         "u = 2 m / 2.2 - 1, m = 1 + HU/1000 the attenuation relative to water, clipped to HU <= 2080"
     )
+    symmetry: ClassVar[str] = "dihedral"
     kind: Literal["phantoms"]
     test: list[DataFile] = []
     test_phantoms: int = Field(default=12, ge=0)
@@ -107,6 +115,7 @@ class VorticityData(_Strict):
 
     origin: ClassVar[str] = "forced Navier-Stokes at Re = 200, simulated by `recon.training.vorticity`"
     scaling: ClassVar[str] = "u = w / 10 of the vorticity w, for lengths in units of the torus' side over 2 pi"
+    symmetry: ClassVar[str] = "none"
     kind: Literal["vorticity"]
     folder: str = "vorticity"
     chunks: int = Field(default=40, gt=0)

@@ -26,7 +26,9 @@ def network(make):
     return net
 
 
-def weights(folder, channels=1, classes=None, complex_channels=False, sizes=None, value_range=(-1.0, 1.0)):
+def weights(
+    folder, channels=1, classes=None, complex_channels=False, sizes=None, value_range=(-1.0, 1.0), symmetry="none"
+):
     """Return the weight file of an untrained prior; classes: "free" | "always"."""
     if classes is None:
         net = network(lambda: UNet(UNetConfig(channels, (8, 16), (1, 1), embedding=16, groups=4)))
@@ -41,8 +43,9 @@ def weights(folder, channels=1, classes=None, complex_channels=False, sizes=None
         complex_channels=complex_channels,
         sizes=sizes,
         value_range=value_range,
+        symmetry=symmetry,
     )
-    path = folder / f"tiny{channels}{classes}.safetensors"
+    path = folder / f"tiny{channels}{classes}{symmetry}.safetensors"
     path.write_bytes(dump_prior(PreconditionedDenoiser(net, info, "vp")))
     return str(path)
 

@@ -14,6 +14,7 @@ from recon.errors import ConfigError
 from recon.priors.channels import ComplexPairs, GreyInColour, PerChannel, RealParts
 from recon.priors.guided import Guided
 from recon.priors.preconditioned import PreconditionedDenoiser
+from recon.priors.symmetric import Symmetric
 from recon.priors.tiled import Tiled
 from recon.runs.check import check
 from recon.runs.execute import execute
@@ -26,6 +27,8 @@ def test_the_defaults_leave_a_prior_as_it_is(tmp_path):
         "name": "a",
         "tile": 0,
         "overlap": 32,
+        "symmetry": "own",
+        "symmetry_calls": "one",
         "label": None,
         "null_label": None,
         "guidance": None,
@@ -43,6 +46,19 @@ def test_tiles(tmp_path):
     assert planned(config(weights(tmp_path), tile=64, overlap=4)).notices == []
     with pytest.raises(ConfigError, match="tiles of 8 pixels cannot overlap by 32"):
         planned(config(weights(tmp_path), tile=8))
+
+
+def test_the_symmetry_is_the_priors_own_or_the_configurations(tmp_path):
+    path, symmetric = weights(tmp_path), weights(tmp_path, symmetry="mirror")
+    assert isinstance(planned(config(path)).prior, PreconditionedDenoiser)
+    assert isinstance(planned(config(symmetric, symmetry="none")).prior, PreconditionedDenoiser)
+    own = planned(config(symmetric)).prior
+    assert isinstance(own, Symmetric) and (own.group, own.calls) == ("mirror", "one")
+    asked = planned(config(path, symmetry="dihedral", symmetry_calls="all", tile=8, overlap=4)).prior
+    assert isinstance(asked, Tiled) and isinstance(asked.inner, Symmetric)
+    assert (asked.inner.group, asked.inner.calls) == ("dihedral", "all")
+    plain, turned = (execute(planned(config(path, symmetry=name))).mean for name in ("none", "dihedral"))
+    assert not (plain == turned).all()
 
 
 def test_a_prior_of_one_size_takes_larger_images_by_tiles(tmp_path):
