@@ -115,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
         for method in args.methods or suite["methods"]:
             samples = 1 if method.removesuffix(ORACLE) in BASELINES else args.samples or suite["samples"]
             sets = suite.get("set", {}).get(method, []) + ([] if method.endswith(ORACLE) else args.set)
+            sets = suite.get("problem_set", {}).get(problem, []) + sets
             resolved = configure(problem, method, samples, args.prior or suite.get("prior"), sets)
             for name, item, truth in cases(suite, args.images):
                 row = {"suite": args.suite, "problem": problem, "method": method, "image": name, "item": item}

@@ -1,11 +1,12 @@
 """Share of a reconstruction's time that is spent outside the network, and outside network and operator.
 
-    python benchmarks/sampler_overhead.py [--json] [--rounds 5] [--size 256] [--steps 20]
+    python benchmarks/sampler_overhead.py [--json] [--rounds 5] [--size 256] [--steps 20] [--methods dps daps ...]
 
-Evaluations of a network with the shipped prior's configuration (random weights: the time is the same) at 256 x 256, on
-single-coil Cartesian MRI. Backward passes through network and operator count as theirs. The rounds interleave the
-methods, so that what else the machine does falls on all of them; reported are medians over the rounds. Goal: at most
-3 % outside network and operator.
+Every method of images, and some of their forms. Evaluations of a network with the shipped prior's configuration (random
+weights: the time is the same) at 256 x 256, on single-coil Cartesian MRI. Backward passes through network and operator,
+and changes to the basis of the operator's singular vectors, count as theirs. The rounds interleave the methods, so that
+what else the machine does falls on all of them; reported are medians over the rounds. Goal: at most 3 % outside network
+and operator.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
 # as the command does, and before torch loads OpenMP
@@ -33,17 +36,41 @@ from recon.operators.spectral import Spectrum
 from recon.priors.base import Denoiser, Prediction, PriorInfo
 from recon.priors.edm import EDMDenoiser
 from recon.priors.networks.unet import UNet, UNetConfig
-from recon.runs.methods import make_method
+from recon.runs.methods import make_method, method_class
 from recon.samplers.base import Method, SeededNoise
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dps": ("dps", {}),
+    "dps rms": ("dps", {"norm": "rms", "clip": False}),
+    "mcg": ("mcg", {}),
     "dds cg": ("dds", {"correction": "cg"}),
     "dds cg-noiseless": ("dds", {"correction": "cg-noiseless"}),
     "dds projection": ("dds", {"correction": "projection"}),
     "dds matched": ("dds", {"weighting": "matched", "grid": "edm", "eta": 1.0, "cg_iterations": 10}),
-    "dps": ("dps", {}),
+    "dds exact": ("dds", {"weighting": "matched", "grid": "edm", "eta": 1.0, "correction": "exact"}),
+    "daps": ("daps", {"inner": "langevin", "inner_steps": 20}),
+    "daps exact": ("daps", {"inner": "exact"}),
+    "daps tweedie": ("daps", {"conditional": "tweedie", "products": 2}),
+    "enkg": ("enkg", {"particles": 4, "batch": 1, "ode_steps": 2, "updates": 1}),
+    "ddrm": ("ddrm", {}),
+    "ddnm": ("ddnm", {}),
+    "pigdm": ("pigdm", {}),
     "diffpir": ("diffpir", {}),
+    "reddiff": ("reddiff", {}),
+    "pnpdm": ("pnpdm", {"prior_grid": "own", "prior_steps": 5}),
+    "lgd": ("lgd", {}),
+    "mmps": ("mmps", {}),
+    "tds": ("tds", {"particles": 4, "batch": 1}),
 }
+# the setting that is a method's number of steps: the first of these that it has
+STEPS = ("steps", "iterations")
+
+
+def configured(name: str, steps: int) -> Method:
+    """Return the method of a row, with so many steps."""
+    kind, rest = METHODS[name]
+    names = {field.name for field in fields(method_class(kind))}  # type: ignore[arg-type]
+    return make_method(kind, {next(key for key in STEPS if key in names): steps, **rest})
 
 
 class Clock:
@@ -113,7 +140,14 @@ class TimedOperator(LinearOperator):
         return self.clock.marked(self.base.normal, x)
 
     def svd(self) -> Spectrum | None:
-        return self.base.svd()
+        found = self.base.svd()
+        if found is None:
+            return None
+        maps = (found.to_v, found.from_v, found.to_u, found.from_u)
+        return Spectrum(found.values, *(partial(self.clock.marked, each) for each in maps))
+
+    def has_svd(self) -> bool:
+        return self.base.has_svd()
 
     def pinv(self, y: Tensor) -> Tensor | None:
         found: Tensor | None = self.clock.call(self.base.pinv, y)
@@ -142,23 +176,25 @@ def make_problem(size: int) -> Problem:
 
 
 def timed_run(method: Method, prior: Denoiser, problem: Problem) -> tuple[float, float, float, int]:
-    """Return seconds of a whole reconstruction, of the network and of the operator in it, and its steps."""
+    """Return seconds of a whole reconstruction, of the network and of the operator in it, and its evaluations."""
     if not isinstance(problem.operator, LinearOperator):
         raise TypeError(f"expected a linear operator, got {problem.operator!r}")
     network, operator = TimedPrior(prior), TimedOperator(problem.operator)
-    shape = (1, *problem.operator.in_shape)
+    count = method.members(1)
+    shape = (count, *problem.operator.in_shape)
+    noise = SeededNoise(0, range(count))
     start = time.perf_counter()
-    result = method.sample(network, Problem(operator, problem.y, problem.likelihood), None, SeededNoise(0, [0]), shape)
+    result = method.sample(network, Problem(operator, problem.y, problem.likelihood), None, noise, shape)
     return time.perf_counter() - start, network.clock.seconds, operator.clock.seconds, result.stats.nfe
 
 
-def measure(rounds: int, size: int, steps: int) -> list[dict[str, float | str]]:
+def measure(rounds: int, size: int, steps: int, names: Sequence[str] = ()) -> list[dict[str, float | str]]:
     """Return, for each method, medians over the rounds."""
     prior, problem = make_prior(), make_problem(size)
-    methods = {name: make_method(kind, {"steps": steps, **rest}) for name, (kind, rest) in METHODS.items()}
-    for kind, rest in METHODS.values():
-        timed_run(make_method(kind, {"steps": 2, **rest}), prior, problem)
-    runs: dict[str, list[tuple[float, float, float, int]]] = {name: [] for name in METHODS}
+    methods = {name: configured(name, steps) for name in names or METHODS}
+    for name in methods:
+        timed_run(configured(name, 2), prior, problem)
+    runs: dict[str, list[tuple[float, float, float, int]]] = {name: [] for name in methods}
     for index in range(rounds):
         for name, method in methods.items():
             runs[name].append(timed_run(method, prior, problem))
@@ -183,13 +219,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--methods", nargs="*", default=(), choices=list(METHODS), metavar="NAME", help="default: all")
     args = parser.parse_args()
-    rows = measure(args.rounds, args.size, args.steps)
+    rows = measure(args.rounds, args.size, args.steps, args.methods)
     facts = {"size": args.size, "steps": args.steps, "rounds": args.rounds, "threads": torch.get_num_threads()}
     if args.json:
         print(json.dumps({"benchmark": "sampler_overhead", **facts, "torch": torch.__version__, "rows": rows}))
         return
-    print(f"{args.steps} evaluations at {args.size} x {args.size}, single-coil MRI, {facts['threads']} threads")
+    print(f"{args.steps} steps at {args.size} x {args.size}, single-coil MRI, {facts['threads']} threads")
     print(f"{'method':18}{'outside network':>16}{'and operator':>14}{'ms: network':>13}{'operator':>10}{'rest':>8}")
     for row in rows:
         print(

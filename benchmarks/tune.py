@@ -2,9 +2,9 @@
 
     python benchmarks/tune.py run OUT.jsonl --methods mmps daps --problems mri-x4 sr4
     python benchmarks/tune.py table OUT.jsonl        python benchmarks/tune.py write OUT.jsonl presets
-Candidates are in tuning.toml, images in the suite `tuning` of suites.toml; a line of OUT is one candidate on all
-images, and is not computed again. The best has the least mean squared error of the mean of eight samples, as it
-follows from that of one and of two,
+Candidates are in tuning.toml, images in the suite `tuning` of suites.toml (`--suite tuning-volume` for methods of
+volumes); a line of OUT is one candidate on all images, and is not computed again. The best has the least mean squared
+error of the mean of eight samples, as it follows from that of one and of two,
     E_8 = (E_1 + 7 E_inf)/8,     E_inf = 2 E_2 - E_1, at least 0,     E_S of the mean of S samples,
 which favours neither samples that are too alike nor ones that differ too much.
 """
@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 from results import SUITES, cases, configure, measure, read_rows
 
+from recon.data import to_stack
 from recon.errors import ReconError
+from recon.runs.methods import method_class
 
 CANDIDATES = Path(__file__).with_name("tuning.toml")
 SAMPLES = 2
@@ -46,7 +48,9 @@ def run(args: argparse.Namespace) -> None:
     known, suite = tomllib.loads(CANDIDATES.read_text()), tomllib.loads(SUITES.read_text())[args.suite]
     out = Path(args.out)
     done = {_key(row) for row in read_rows([out])} if out.is_file() else set()
-    for problem, name in itertools.product(args.problems or suite["problems"], args.methods or list(known)):
+    named = [name for name in known if args.suite in known[name].get("suites", [args.suite])]
+    fitting = [name for name in named if method_class(name).volume == suite.get("volume", False)]
+    for problem, name in itertools.product(args.problems or suite["problems"], args.methods or fitting):
         for settings in candidates(known[name], problem):
             row: dict[str, Any] = {"suite": args.suite, "problem": problem, "method": name, "settings": settings}
             if _key(row) in done:
@@ -64,14 +68,16 @@ def _key(row: dict[str, Any]) -> str:
 def _measured(
     problem: str, method: str, settings: dict[str, Any], suite: dict[str, Any], prior: str | None
 ) -> dict[str, Any]:
-    sets = [f"method.{key}={json.dumps(value)}" for key, value in settings.items()]
+    sets = suite.get("problem_set", {}).get(problem, [])
+    sets = sets + [f"method.{key}={json.dumps(value)}" for key, value in settings.items()]
     found: dict[str, list[float]] = defaultdict(list)
     try:
         resolved = configure(problem, method, SAMPLES, prior or suite.get("prior"), sets)
         for _, _, truth in cases(suite, []):
             scores = measure(problem, method, truth, resolved, SAMPLES)
-            for key in ("single_psnr", "psnr", "residual", "seconds_per_sample", "nfe"):
+            for key in ("single_psnr", "psnr", "residual", "seconds_per_sample"):
                 found[key].append(scores[key])
+            found["nfe"].append(scores["nfe"] / len(to_stack(truth)))
     except ReconError as err:
         return {"error": err.message}
     return {key: float(np.mean(values)) for key, values in found.items()}
@@ -121,7 +127,7 @@ def write(args: argparse.Namespace) -> None:
     tried = Counter((row["problem"], row["method"]) for row in rows if "error" not in row)
     for (problem, name), row in best(rows).items():
         described = tomllib.loads((Path(args.folder) / "problems" / f"{problem}.toml").read_text())["description"]
-        steps = f", {row['nfe']:.0f} network evaluations"
+        steps = f", {row['nfe']:.0f} network evaluations" + (" a slice" if suites[row["suite"]].get("volume") else "")
         lines = [
             f'extends = "problems/{problem}"',
             f'description = "{described}; {known[name]["title"]}{steps}"',
@@ -129,6 +135,7 @@ def write(args: argparse.Namespace) -> None:
             "",
             "[prior]",
             f'name = "{suites[row["suite"]].get("prior", "brain-mri")}"',
+            *_sections(suites[row["suite"]].get("problem_set", {}).get(problem, [])),
             "",
             *(f"# {line}" for line in known[name].get("note", [])),
             f"# the best of {tried[problem, name]} on images that the prior was trained on (benchmarks/tune.py)",
@@ -139,6 +146,14 @@ def write(args: argparse.Namespace) -> None:
         (Path(args.folder) / f"{problem}-{name}.toml").write_text("\n".join(lines) + "\n")
 
 
+def _sections(sets: list[str]) -> Iterator[str]:
+    """Yield the lines of SECTION.KEY=VALUE settings, a section for each."""
+    for text in sets:
+        name, _, value = text.partition("=")
+        section, _, key = name.partition(".")
+        yield from ("", f"[{section}]", f"{key} = {value}")
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,7 +162,7 @@ def main() -> None:
     measured.add_argument("out")
     measured.add_argument("--suite", default="tuning", choices=list(tomllib.loads(SUITES.read_text())))
     measured.add_argument("--problems", nargs="*", help="default: the suite's")
-    measured.add_argument("--methods", nargs="*", help="default: all of tuning.toml")
+    measured.add_argument("--methods", nargs="*", help="default: those of tuning.toml for images, or for volumes")
     measured.add_argument("--prior", help="name or weight file, in place of the preset's")
     measured.set_defaults(action=run)
     shown = commands.add_parser("table", help="print all candidates as Markdown")

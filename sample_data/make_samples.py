@@ -28,6 +28,8 @@ AXIAL = 90
 TEST_AXIAL = (60, 75, 90, 105)  # of the test subject
 TEST_SAGITTAL = (70, 90)
 TUNING_AXIAL = (90, 120)  # of the training subject, whose second axis points down
+TUNING_VOLUME = range(113, 89, -1)
+TUNING_VOLUME_SIDE = 128
 PNG_SIDE = 256
 TUNING_SIDE = 128
 FASHION_TEST = range(8)
@@ -77,10 +79,14 @@ def brain_test(source: Path) -> None:
 
 
 def brain_tuning(source: Path) -> None:
-    """Two axial slices of the training subject, to choose settings on; never to report on."""
+    """Two axial slices of the training subject, and neighbours, to choose settings on; never to report on."""
     volume = nib.load(source)
-    array = np.asanyarray(volume.dataobj)[24:232, :, 24:216]
-    _save_slices(array[:, TUNING_AXIAL, :].transpose(0, 2, 1), volume.header.get_zooms()[:2], "brain_tuning.nii.gz")
+    array, spacing = np.asanyarray(volume.dataobj)[24:232, :, 24:216], volume.header.get_zooms()[:2]
+    _save_slices(array[:, TUNING_AXIAL, :].transpose(0, 2, 1), spacing, "brain_tuning.nii.gz")
+    near = array[:, TUNING_VOLUME, :].transpose(0, 2, 1)
+    x, y = ((n - TUNING_VOLUME_SIDE) // 2 for n in near.shape[:2])
+    middle = near[x : x + TUNING_VOLUME_SIDE, y : y + TUNING_VOLUME_SIDE]
+    _save_slices(middle, spacing, "brain_tuning_volume.nii.gz")
 
 
 def _save_slices(slices: np.ndarray, spacing: tuple[float, ...], name: str) -> None:

@@ -109,6 +109,10 @@ class LinearOperator(Operator):
         spectrum = self.svd()
         return None if spectrum is None else spectrum.pinv(y)
 
+    def has_pinv(self) -> bool:
+        """Return whether `pinv` gives one, without computing it; operators whose own may be None say when."""
+        return type(self).pinv is not LinearOperator.pinv or self.has_svd()
+
     def prox(self, z: Tensor, rho: float | Tensor, y: Tensor) -> Tensor | None:
         """Return argmin_x ||A x - y||^2 + rho ||x - z||^2 in closed form, or None; by default from `svd`.
 
@@ -218,6 +222,9 @@ class Scaled(LinearOperator):
 
     def pinv(self, y: Tensor) -> Tensor | None:
         return self.base.pinv(y / self.scale)
+
+    def has_pinv(self) -> bool:
+        return self.base.has_pinv()
 
     def prox(self, z: Tensor, rho: float | Tensor, y: Tensor) -> Tensor | None:
         return self.base.prox(z, rho / self.scale**2, y / self.scale)

@@ -153,6 +153,9 @@ class CartesianMRI(LinearOperator):
         x = self.adjoint(y)
         return x if self.complex_image else self._convolve(x, torch.where(self.gram == 0, 0, 1 / self.gram))
 
+    def has_pinv(self) -> bool:
+        return self.maps is None
+
     def prox(self, z: Tensor, rho: float | Tensor, y: Tensor) -> Tensor | None:
         """Return (A^H A + rho)^-1 (A^H y + rho z), exact without maps (rho > 0); None with maps."""
         if self.maps is not None:

@@ -61,10 +61,10 @@ class Slicewise(LinearOperator):
 
     def pinv(self, y: Tensor) -> Tensor | None:
         """Return the slices' pseudo-inverses; None where they have none."""
-        probe = y.new_zeros(1, *self.parts[0].out_shape)
-        if any(p.pinv(probe) is None for p in self.parts):
-            return None
-        return self._images(_pinv, y)
+        return self._images(_pinv, y) if self.has_pinv() else None
+
+    def has_pinv(self) -> bool:
+        return all(part.has_pinv() for part in self.parts)
 
     def measured(self) -> int:
         each = [p.measured() for p in self.parts]
@@ -111,6 +111,16 @@ def chosen_of(operator: Operator, places: Sequence[int]) -> LinearOperator | Non
     if isinstance(operator, Scaled):
         inner = chosen_of(operator.base, places)
         return None if inner is None else inner * operator.scale
+    return None
+
+
+def parts_of(operator: Operator) -> tuple[LinearOperator, ...] | None:
+    """Return the operators of a volume's slices, or the one of all of them; None where it sees slices together."""
+    if isinstance(operator, Slicewise):
+        return operator.parts
+    if isinstance(operator, Scaled):
+        inner = parts_of(operator.base)
+        return None if inner is None else tuple(part * operator.scale for part in inner)
     return None
 
 

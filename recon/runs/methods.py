@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from recon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recon.operators.base import LinearOperator, Operator
+    from recon.operators.base import Operator
     from recon.samplers.base import Method
 
 SAMPLERS: dict[str, tuple[str, str, str]] = {
@@ -99,19 +99,8 @@ def missing_needs(cls: type[Method], operator: Operator) -> list[str]:
         "gradient": lambda: operator.differentiable,
         "linear": lambda: isinstance(operator, LinearOperator),
         "adjoint": lambda: isinstance(operator, LinearOperator),
-        "pinv": lambda: isinstance(operator, LinearOperator) and _has_pinv(operator),
+        "pinv": lambda: isinstance(operator, LinearOperator) and operator.has_pinv(),
         "svd": lambda: isinstance(operator, LinearOperator) and operator.has_svd(),
         "slices": lambda: len(operator.in_shape) == 3 or part_of(operator, 0, 1) is not None,
     }
     return sorted(need for need in cls.needs if not offers[need]())
-
-
-def _has_pinv(operator: LinearOperator) -> bool:
-    """Return whether this operator, not only its class, has a pseudo-inverse: MRI with coil maps has none."""
-    import torch
-
-    from recon.operators.base import LinearOperator
-
-    if type(operator).pinv is LinearOperator.pinv:  # from the singular values
-        return operator.has_svd()
-    return operator.pinv(torch.zeros(1, *operator.out_shape, dtype=operator.out_dtype)) is not None

@@ -13,7 +13,7 @@
 
 Source: Chung and Ye 2024 (DDIP; D3IP is its form for volumes), the authors' code. Departures: those of `dds3d` and of
 `recon.priors.adapters`; the total variation of the fit is along z of neighbouring slices (the code's duals broadcast to
-every pair of them); "matched" weighting is ours. Samples of a batch are fitted one by one.
+every pair of them); "matched" and "exact" are ours. Samples of a batch are fitted one by one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from recon.errors import ConfigError
 from recon.priors.base import Denoiser
 from recon.samplers.adaptation import Adaptation, Fitted, drawn_seeds
 from recon.samplers.base import NoiseSource, OnStep, Result, State, ignore_step
-from recon.samplers.joint_step import JointStep, Weighting
+from recon.samplers.joint_step import Correction, JointStep, Weighting
 from recon.samplers.renoise import ddim_b
 from recon.samplers.slice_misfit import misfit_of_slices
 from recon.samplers.start import first_state, levels_like
@@ -44,12 +44,11 @@ from recon.solvers.admm_tv import Boundary, Duals
 class D3IP(VolumeMethod):
     """Deep diffusion image prior for volumes; the defaults are the authors' for tomography.
 
-    steps: noise levels.  grid: name in `recon.schedules.GRIDS`.  eta: share of fresh noise, 0 to 1.  start: from noise,
-    or from the operator's pseudo-inverse with noise, where it has one.  weighting, gamma, rho, weight, cg_iterations,
-    boundary: of the data step, as in dds-3d.  sweeps: of ADMM in it.
-    adapt_steps: of AdamW at a level.  slices: picked for each.  contiguous: whether they are neighbours, to which rho
-    then applies.  adapt_cg: iterations of conjugate gradients in the fit.  lr: step size.  rank, dropout, layers: of
-    the adapters, and the pattern of the layers' names that get them.  lowest, highest: noise levels of the fits.
+    steps: noise levels.  grid: in `schedules.GRIDS`.  eta: share of fresh noise, 0 to 1.  start: from noise, or from
+    the pseudo-inverse with noise, where there is one.  weighting, gamma, rho, weight, cg_iterations, boundary,
+    correction: of the data step, as in dds-3d.  sweeps: of ADMM.  adapt_steps: of AdamW at a level.  slices: for each.
+    contiguous: whether they are neighbours, to which rho then applies.  adapt_cg: CG iterations in the fit.  lr: step
+    size.  rank, dropout, layers: of the adapters, and a pattern of their layers.  lowest, highest: levels of the fits.
     """
 
     cfg_plus_plus: ClassVar[bool] = True
@@ -72,6 +71,7 @@ class D3IP(VolumeMethod):
     cg_iterations: int = 5
     sweeps: int = 1
     boundary: Boundary = "neumann"
+    correction: Correction = "cg"
     adapt_steps: int = 10
     slices: int = 3
     contiguous: bool = False
@@ -84,12 +84,9 @@ class D3IP(VolumeMethod):
     highest: float = 131.0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.sweeps) < 1 or min(self.cg_iterations, self.adapt_cg) < 0 or not 0 <= self.eta <= 1:
-            raise ConfigError(
-                "ddip and d3ip need steps and sweeps >= 1, cg_iterations and adapt_cg >= 0, and 0 <= eta <= 1"
-            )
-        if not all(v >= 0 for v in (self.gamma, self.rho, self.weight)):
-            raise ConfigError("ddip and d3ip need gamma, rho and weight of at least 0")
+        own = (self.cg_iterations, self.adapt_cg, self.gamma, self.rho, self.weight)
+        if min(self.steps, self.sweeps) < 1 or not all(value >= 0 for value in own) or not 0 <= self.eta <= 1:
+            raise ConfigError("ddip and d3ip need steps, sweeps >= 1, 0 <= eta <= 1 and data steps' settings >= 0")
         _ = schedules.grid(self.grid, self.steps), self.adaptation
 
     @property
@@ -103,8 +100,7 @@ class D3IP(VolumeMethod):
 
     def evaluations(self, images: int) -> int:
         sigmas = schedules.grid(self.grid, self.steps).tolist()
-        fits = sum(self.adaptation.levels(sigmas))
-        return (len(sigmas) - 1) * images + self.adaptation.evaluations(fits, images)
+        return (len(sigmas) - 1) * images + self.adaptation.evaluations(sum(self.adaptation.levels(sigmas)), images)
 
     @torch.no_grad()
     def sample(
@@ -123,18 +119,16 @@ class D3IP(VolumeMethod):
         operator, count = linear_operator(problem, "d3ip"), problem.operator.measured()
         sigmas = schedules.grid(self.grid, self.steps).tolist()
         if state is None:
-            if x_init is None and self.start == "pinv":
-                x_init = operator.pinv(problem.y)
+            x_init = operator.pinv(problem.y) if x_init is None and self.start == "pinv" else x_init
             x = first_state(self.grid, sigmas[0], problem, x_init, noise, shape)
             duals, seeds = Duals.zero(x), drawn_seeds(noise, shape)
         else:
             x, duals, seeds = state["x"], Duals(state["split"], state["dual"]), state["seeds"]
         priors = Fitted(prior, self.adaptation, seeds, None if state is None else state["adapters"])
-        step = JointStep(
-            self.weighting, self.gamma, self.rho, self.weight, self.cg_iterations, self.boundary, self.sweeps
-        )
-        levels, record = levels_like(sigmas, x), Record(x, len(sigmas) - 1, on_step, state, 1, step.calls)
-        fits = self.adaptation.levels(sigmas)
+        own = (self.weighting, self.gamma, self.rho, self.weight, self.cg_iterations, self.boundary, self.sweeps)
+        step = JointStep(*own).corrected_by(self.correction, operator)
+        levels, fits = levels_like(sigmas, x), self.adaptation.levels(sigmas)
+        record = Record(x, len(sigmas) - 1, on_step, state, 1, step.calls)
         for i, (sigma_t, sigma_s) in list(enumerate(pairwise(sigmas)))[record.done :]:
             priors.begin(i)
             if fits[i]:
@@ -142,16 +136,15 @@ class D3IP(VolumeMethod):
                 priors.fit(i, x, levels[i], loss)
             seen = priors(x, levels[i])
             x0, duals, residual = step.corrected(operator, problem, seen.x0, duals, sigma_t, count)
-            eps = seen.eps(x, sigma_t)
             fresh = noise.normal(x.shape, x.dtype) if sigma_s > 0 and self.eta > 0 else None
-            x = ddim_b(x0, eps, sigma_t, sigma_s, self.eta, fresh)
-            del seen, eps, fresh
-            own = {"x": x, "split": duals.split, "dual": duals.dual, "adapters": priors.values(), "seeds": seeds}
-            if record.keep(sigma_s, x0, residual, **own):
+            x = ddim_b(x0, seen.eps(x, sigma_t), sigma_t, sigma_s, self.eta, fresh)
+            del seen, fresh
+            made = {"x": x, "split": duals.split, "dual": duals.dual, "adapters": priors.values(), "seeds": seeds}
+            if record.keep(sigma_s, x0, residual, **made):
                 break
             del x0
-        result, depth = record.result(), shape[2] if len(shape) == 5 else 1
+        stats, depth = (result := record.result()).stats, shape[2] if len(shape) == 5 else 1
         shared = self.adaptation.evaluations(sum(fits[: record.done]), depth)
         # A and A^H, there and back, of the picked slices: as calls for the whole volume
-        calls = result.stats.operator_calls + -(-shared * 2 * (3 + 2 * self.adapt_cg) // depth)
-        return replace(result, stats=replace(result.stats, shared=shared, operator_calls=calls))
+        calls = stats.operator_calls + -(-shared * 2 * (3 + 2 * self.adapt_cg) // depth)
+        return replace(result, stats=replace(stats, shared=shared, operator_calls=calls))

@@ -21,7 +21,7 @@ from recon.errors import ConfigError
 from recon.priors.base import Denoiser
 from recon.samplers.base import NoiseSource, OnStep, Result, State, ignore_step
 from recon.samplers.d3ip import D3IP
-from recon.samplers.joint_step import Weighting
+from recon.samplers.joint_step import Correction, Weighting
 from recon.samplers.volume import VolumeMethod
 
 
@@ -31,8 +31,8 @@ class DDIP(VolumeMethod):
     """Deep diffusion image prior; the defaults are the authors' for single slices of tomography (MRI: adapt_steps 5).
 
     steps: noise levels.  grid: name in `recon.schedules.GRIDS`.  eta: share of fresh noise, 0 to 1.  start: from noise,
-    or from the operator's pseudo-inverse with noise, where it has one.  weighting, gamma, cg_iterations: of the data
-    step, as in dds.
+    or from the operator's pseudo-inverse with noise, where it has one.  weighting, gamma, cg_iterations, correction: of
+    the data step, as in dds.
     adapt_steps: of AdamW at a level.  adapt_cg: iterations of conjugate gradients in the fit.  lr: step size.
     rank, dropout, layers: of the adapters, and the pattern of the layers' names that get them.
     lowest, highest: noise levels between which the prior is fitted.
@@ -52,6 +52,7 @@ class DDIP(VolumeMethod):
     weighting: Weighting = "constant"
     gamma: float = 5.0
     cg_iterations: int = 5
+    correction: Correction = "cg"
     adapt_steps: int = 10
     adapt_cg: int = 1
     lr: float = 1e-3

@@ -29,12 +29,12 @@ from torch import Tensor
 from recon import schedules
 from recon.data import Problem
 from recon.errors import ConfigError
-from recon.likelihoods import per_item_norm
 from recon.operators.base import LinearOperator
 from recon.priors.base import Denoiser
 from recon.samplers.base import Method, NoiseSource, OnStep, Result, Stats, Status, Step, ignore_step
 from recon.samplers.gradient import require_linear
 from recon.samplers.guard import FiniteGuard
+from recon.samplers.projection import measured_subspace, rms_gain
 from recon.samplers.renoise import ddim_b
 from recon.samplers.spectral import gaussian_sigma, spectral_data, truncated_pinv
 from recon.samplers.start import first_state, levels_like
@@ -48,12 +48,13 @@ class DDNM(Method):
     steps: noise levels.  grid: name in `recon.schedules.GRIDS`.  eta: share of fresh noise, 0 to 1.
     form: see the top of the file; "auto" is "plain" for exact data, else "spectral" where there is an SVD, or "scalar".
     travel_length, travel_repeat: of time travel; a repeat of 1 is none.
-    cutoff: singular values below this share of the largest count as unmeasured; a pseudo-inverse of the operator's own,
-        without an SVD, is taken as it is.
+    cutoff: singular values below this share of the largest count as unmeasured; no other A^+ is cut off.
+    inverse: A^+: "pinv", the operator's (filtered backprojection, which is none, may diverge), "cg" by `iterations` of
+        conjugate gradients, or "auto": its own where it has one.
     """
 
     cfg_plus_plus: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"linear", "pinv"})
+    needs: ClassVar[frozenset[str]] = frozenset({"linear", "adjoint"})
     citation: ClassVar[str] = (
         "@inproceedings{wang2023ddnm, title={Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model}, "
         "author={Wang, Yinhuai and Yu, Jiwen and Zhang, Jian}, booktitle={ICLR}, year={2023}}"
@@ -66,10 +67,12 @@ class DDNM(Method):
     travel_length: int = 1
     travel_repeat: int = 1
     cutoff: float = 0.03
+    inverse: Literal["auto", "pinv", "cg"] = "auto"
+    iterations: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.travel_length < 1 or self.travel_repeat < 1:
-            raise ConfigError("ddnm needs steps, travel_length and travel_repeat of at least 1")
+        if min(self.steps, self.travel_length, self.travel_repeat, self.iterations) < 1:
+            raise ConfigError("ddnm needs steps, travel_length, travel_repeat and iterations of at least 1")
         if not (0 <= self.eta <= 1 and 0 <= self.cutoff < 1):
             raise ConfigError(f"ddnm needs 0 <= eta <= 1 and 0 <= cutoff < 1, got {self.eta} and {self.cutoff}")
         schedules.grid(self.grid, self.steps)
@@ -97,12 +100,8 @@ class DDNM(Method):
         data = spectral_data("ddnm", problem, self.cutoff) if form == "spectral" else None
         sigmas = schedules.grid(self.grid, self.steps).tolist()
         x = first_state(self.grid, sigmas[0], problem, x_init, noise, shape)
-        own = truncated_pinv(operator, y, self.cutoff)
-        if own is None:
-            raise ConfigError(
-                f"method 'ddnm' needs a pseudo-inverse, {operator!r} has none", "use method dds or diffpir"
-            )
-        reach = sigma_y * _rms_gain(own, operator, x) if form == "scalar" else 0.0
+        own, calls = self._inverse(operator, x)
+        reach = sigma_y * rms_gain(own, operator, x) if form == "scalar" else 0.0
         levels, guard, stats, count = levels_like(sigmas, x), FiniteGuard(x), Stats(), operator.measured()
         total, x0 = self.network_calls, x
         for t, s in pairwise(self._path(len(sigmas) - 1)):
@@ -120,12 +119,23 @@ class DDNM(Method):
                 share = 1.0 if reach <= sigmas[s] else sigmas[s] / reach
                 left = max(sigmas[s] ** 2 - (share * reach) ** 2, 0.0) ** 0.5
                 x = ddim_b(x0.add(own(y - z), alpha=share), eps, sigmas[t], left, self.eta, fresh)
-            stats.nfe, stats.operator_calls = stats.nfe + 1, stats.operator_calls + (1 if data is not None else 2)
+            extra = calls if data is None else 0
+            stats.nfe, stats.operator_calls = stats.nfe + 1, stats.operator_calls + 1 + extra
             guard.keep(x if sigmas[s] == 0 else x0, stats.residuals[-1])
             on_step(Step(stats.nfe - 1, total, sigmas[s], x0))
             if guard.diverged(stats.nfe - 1):
                 break
         return Result(guard.last, Status.DIVERGED if guard.broken() else Status.OK, stats)
+
+    def _inverse(self, operator: LinearOperator, like: Tensor) -> tuple[Callable[[Tensor], Tensor], int]:
+        """Return A^+ and the calls of A and A^H in it."""
+        if self.inverse == "cg" or (self.inverse == "auto" and not operator.has_pinv()):
+            by_cg = measured_subspace(operator, "cg", self.iterations, like)
+            return by_cg.back, by_cg.calls
+        own = truncated_pinv(operator, self.cutoff)
+        if own is None:
+            raise ConfigError(f"{operator!r} has no pseudo-inverse", "use method.inverse=cg")
+        return own, 1
 
     def _path(self, count: int) -> list[int]:
         """Return the indices of the levels in the order of their visit, from 0 to `count`, the index of sigma = 0."""
@@ -136,11 +146,3 @@ class DDNM(Method):
             if left % length == 0 and left < count - length:
                 path += (self.travel_repeat - 1) * [at - length, *range(at - length + 1, at + 1)]
         return [*path, count]
-
-
-def _rms_gain(back: Callable[[Tensor], Tensor], operator: LinearOperator, like: Tensor) -> float:
-    """Return the root mean square of A^+ n for unit noise n, from one draw of a fixed seed."""
-    n = torch.randn(1, *operator.out_shape, dtype=operator.out_dtype, generator=torch.Generator().manual_seed(0))
-    image = back((2**0.5 * n if n.is_complex() else n).to(like.device))
-    count = image.numel() * (2 if image.is_complex() else 1)
-    return float(per_item_norm(image)[0]) / count**0.5

@@ -26,7 +26,7 @@ from recon.data import Problem
 from recon.errors import ConfigError
 from recon.priors.base import Denoiser
 from recon.samplers.base import NoiseSource, OnStep, Result, State, ignore_step
-from recon.samplers.joint_step import JointStep, Weighting
+from recon.samplers.joint_step import Correction, JointStep, Weighting
 from recon.samplers.renoise import ddim_b
 from recon.samplers.start import first_state, levels_like
 from recon.samplers.volume import Record, VolumeMethod, linear_operator
@@ -42,6 +42,7 @@ class DDS3D(VolumeMethod):
     rho: of ADMM.  weight: lambda, of total variation along z.  cg_iterations: per step.
     weighting: of data and denoised image, "none" as published, "constant" or "matched".  gamma: the weight of the data
     there.  boundary: of the differences along z, "neumann" or as published "circular".
+    correction: "cg" as published, or "exact", the closed form of slices that have one, with rho = 0.
     """
 
     cfg_plus_plus: ClassVar[bool] = True
@@ -60,6 +61,7 @@ class DDS3D(VolumeMethod):
     weighting: Weighting = "none"
     gamma: float = 1.0
     boundary: Boundary = "neumann"
+    correction: Correction = "cg"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.cg_iterations < 0:
@@ -70,6 +72,10 @@ class DDS3D(VolumeMethod):
                 f"{self.eta}, {self.gamma}, {self.rho}, {self.weight}"
             )
         schedules.grid(self.grid, self.steps)
+
+    @property
+    def _step(self) -> JointStep:
+        return JointStep(self.weighting, self.gamma, self.rho, self.weight, self.cg_iterations, self.boundary)
 
     @property
     def network_calls(self) -> int:
@@ -96,7 +102,7 @@ class DDS3D(VolumeMethod):
             duals = Duals.zero(x)
         else:
             x, duals = state["x"], Duals(state["split"], state["dual"])
-        step = JointStep(self.weighting, self.gamma, self.rho, self.weight, self.cg_iterations, self.boundary)
+        step = self._step.corrected_by(self.correction, operator)
         levels, record = levels_like(sigmas, x), Record(x, len(sigmas) - 1, on_step, state, 1, step.calls)
         for i, (sigma_t, sigma_s) in list(enumerate(pairwise(sigmas)))[record.done :]:
             seen = prior(x, levels[i])

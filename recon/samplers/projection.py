@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recon.data import Problem
 from recon.errors import ConfigError
-from recon.likelihoods import Gaussian
+from recon.likelihoods import Gaussian, per_item_norm
 from recon.operators.base import LinearOperator
 from recon.samplers.gradient import noise_variance
 from recon.solvers.cg import conjugate_gradients
@@ -69,7 +69,7 @@ def measured_subspace(operator: LinearOperator, inverse: Inverse, iterations: in
     if spectrum is not None:
         return MeasuredSubspace(operator, spectrum.pinv)
     if inverse == "pinv":
-        if operator.pinv(like.new_zeros((1, *operator.out_shape), dtype=operator.out_dtype)) is None:
+        if not operator.has_pinv():
             raise ConfigError(f"{operator!r} has no pseudo-inverse", "use method.inverse=cg")
         return MeasuredSubspace(operator, lambda r: _never_none(operator.pinv(r)))
 
@@ -105,6 +105,14 @@ def isotropic_gain(
         return kalman_gain(operator.forward, spread, variance, misfit, iterations).change
 
     return weighted, 2 * iterations
+
+
+def rms_gain(back: Callable[[Tensor], Tensor], operator: LinearOperator, like: Tensor) -> float:
+    """Return the root mean square of B n for unit noise n of the data, B = `back`, from one draw of a fixed seed."""
+    n = torch.randn(1, *operator.out_shape, dtype=operator.out_dtype, generator=torch.Generator().manual_seed(0))
+    image = back((2**0.5 * n if n.is_complex() else n).to(like.device))
+    count = image.numel() * (2 if image.is_complex() else 1)
+    return float(per_item_norm(image)[0]) / count**0.5
 
 
 def _prox(operator: LinearOperator, zero: Tensor, iterations: int) -> tuple[Prox, int]:

@@ -144,5 +144,5 @@ class REDDiff(Method):
             return x_init.to(n).expand_as(n).clone()
         if self.start in ("zero", "noise") or not isinstance(operator, LinearOperator):
             return torch.zeros_like(n) if self.start == "zero" else n.clone()
-        back = truncated_pinv(operator, y, CUTOFF) if self.start == "pinv" else None
+        back = truncated_pinv(operator, CUTOFF) if self.start == "pinv" else None
         return (scaled_adjoint(operator, y) if back is None else back(y)).to(n).expand_as(n).clone()

@@ -87,13 +87,13 @@ def gaussian_sigma(name: str, problem: Problem) -> float:
     return problem.likelihood.sigma
 
 
-def truncated_pinv(operator: LinearOperator, y: Tensor, cutoff: float) -> Callable[[Tensor], Tensor] | None:
+def truncated_pinv(operator: LinearOperator, cutoff: float) -> Callable[[Tensor], Tensor] | None:
     """Return r -> A^+ r without singular values below `cutoff` of the largest, or without an SVD the operator's own
-    pseudo-inverse, or None where it has neither; y (1 or B, *out_shape) is for type and device."""
+    pseudo-inverse, or None where it has neither."""
     spectrum = operator.svd()
     if spectrum is not None:
         return spectrum.above(cutoff).pinv
-    if operator.pinv(y[:1]) is None:
+    if not operator.has_pinv():
         return None
 
     def own(r: Tensor) -> Tensor:

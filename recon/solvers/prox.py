@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recon.operators.base import LinearOperator, Scaled
+from recon.operators.slices import TOGETHER, parts_of
 from recon.priors.base import per_item
 from recon.solvers.cg import conjugate_gradients
 
@@ -51,6 +52,9 @@ def proximal_map(operator: LinearOperator, iterations: int = 50, tolerance: floa
 
 def closed_prox(operator: LinearOperator) -> MaybeProx:
     """Return the operator's closed form (z, rho, y) -> prox or None, with a matrix factorised at most once."""
+    slices = parts_of(operator)
+    if slices is not None:
+        return _prox_of_slices([closed_prox(part) for part in slices])
     plain = operator
     while isinstance(plain, Scaled):
         plain = plain.base
@@ -58,6 +62,28 @@ def closed_prox(operator: LinearOperator) -> MaybeProx:
         return operator.prox
     spectrum = operator.svd()
     return (lambda z, rho, y: None) if spectrum is None else spectrum.prox
+
+
+def _prox_of_slices(forms: list[MaybeProx]) -> MaybeProx:
+    """Return the closed form of a volume's slices (B, C, Z, Y, X) from those of each, or from the one of all."""
+
+    def solve(z: Tensor, rho: float | Tensor, y: Tensor) -> Tensor | None:
+        found = torch.empty_like(z)
+        step = max(1, TOGETHER // z[0, :, 0].numel()) if len(forms) == 1 else 1
+        for item in range(len(z)):
+            weight = rho.reshape(-1)[item if rho.numel() > 1 else 0] if isinstance(rho, Tensor) else rho
+            data = y[item if len(y) > 1 else 0]
+            for first in range(0, z.shape[2], step):
+                images = z[item, :, first : first + step].transpose(0, 1)
+                own = weight.expand(len(images)) if isinstance(weight, Tensor) else weight
+                own = _per_item(own, images)
+                solved = forms[first if len(forms) > 1 else 0](images, own, data[first : first + step])
+                if solved is None:
+                    return None
+                found[item, :, first : first + step] = solved.transpose(0, 1)
+        return found
+
+    return solve
 
 
 def bounded_rho(rho: float | Tensor, x: Tensor) -> float | Tensor:

@@ -9,7 +9,11 @@ import tomllib
 from importlib.resources import files
 from pathlib import Path
 
+import pytest
+
 from recon.config.presets import preset_names
+from recon.config.resolve import resolve
+from recon.runs.methods import make_method
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "results.py"
 SUITES = tomllib.loads(SCRIPT.with_name("suites.toml").read_text())
@@ -45,3 +49,23 @@ def test_a_second_run_computes_nothing_again_and_the_table_averages(tmp_path: Pa
     assert [r["item"] for r in rows] == [0, 1]
     mean = sum(r["psnr"] for r in rows) / 2
     assert f"| {mean:.2f} |" in results("table", out)
+
+
+@pytest.mark.parametrize("name", [name for name, suite in SUITES.items() if suite.get("volume")])
+def test_suites_of_volumes_have_volumes_and_settings_that_methods_take(name: str) -> None:
+    suite = SUITES[name]
+    assert len(suite["crop"]) == 3 and all("volume" in image for image in suite["images"])
+    for problem in suite["problems"]:
+        for method in suite["methods"]:
+            sets = suite.get("set", {}).get(method, [])
+            config = resolve(f"problems/{problem}", method=method.removesuffix("-oracle"), sets=sets, environ={}).config
+            made = make_method(config.method.name, config.method.params)
+            if name == "volume-64":
+                assert getattr(made, "steps", 0) <= 200
+
+
+def test_a_volume_is_one_case(tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    results("run", str(out), "--suite", "tuning-volume", "--problems", "ct-8", "--methods", "adjoint")
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert row["item"] == 0 and row["psnr"] > 5

@@ -85,6 +85,20 @@ def test_the_best_mean_wins_and_what_is_written_is_a_preset(tmp_path: Path) -> N
     assert config.method.model_dump()["gamma"] == 2.0
 
 
+def test_a_preset_holds_what_its_suite_sets_for_the_problem(script: Any) -> None:
+    assert list(script._sections(["operator.size=31", "noise.sigma=0.1"])) == [
+        *("", "[operator]", "size = 31"),
+        *("", "[noise]", "sigma = 0.1"),
+    ]
+
+
+def test_ensembles_are_tuned_on_small_images_alone() -> None:
+    suites = tomllib.loads(SCRIPT.with_name("suites.toml").read_text())
+    limited = {name: method["suites"] for name, method in CANDIDATES.items() if "suites" in method}
+    assert limited == {"enkg": ["tuning-clothes"], "tds": ["tuning-clothes"]}
+    assert suites["tuning-clothes"]["prior"] == "fashion32"
+
+
 def test_among_equals_the_data_are_fitted_to_their_noise(tmp_path: Path) -> None:
     written = write(
         tmp_path, [row(1.0, 30.0, 31.0, 0.97), row(2.0, 30.0, 31.005, 0.6), {**row(8.0, 0, 0, 0), "error": "x"}]

@@ -218,9 +218,9 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 def test_completion_answers_from_names_alone():
-    environ = {"_RECON_COMPLETE": "complete_bash", "COMP_WORDS": "recon presets show mri-x4-d", "COMP_CWORD": "3"}
+    environ = {"_RECON_COMPLETE": "complete_bash", "COMP_WORDS": "recon presets show mri-x4-dds", "COMP_CWORD": "3"}
     done = recon(**environ)
-    assert done.stdout.split() == ["mri-x4-d3ip", "mri-x4-dds", "mri-x4-dds-3d", "mri-x4-dps"]
+    assert done.stdout.split() == ["mri-x4-dds", "mri-x4-dds-3d"]
     done = recon(**{**environ, "COMP_WORDS": "recon pre", "COMP_CWORD": "1"})
     assert done.stdout.split() == ["presets"]
 

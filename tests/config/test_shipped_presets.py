@@ -6,7 +6,7 @@ from recon.config.presets import load_preset, preset_names
 from recon.config.resolve import resolve
 from recon.metrics.protocols import PROTOCOLS
 from recon.operators.registry import build, draw, family, parse_params
-from recon.runs.methods import SAMPLERS, make_method, missing_needs
+from recon.runs.methods import SAMPLERS, make_method, method_class, missing_needs
 
 RUNNABLE = [name for name in preset_names({}) if not name.startswith("problems/")]
 PROBLEMS = [name.removeprefix("problems/") for name in preset_names({}) if name.startswith("problems/")]
@@ -42,8 +42,32 @@ def test_every_problem_has_a_preset_of_each_sampler():
             assert f"{problem}-{method}" in RUNNABLE
 
 
+# the methods of the field, and the problems that each has a preset of where the operator offers what it needs
+FIELD = "dps mcg dds daps enkg ddrm ddnm pigdm diffpir reddiff pnpdm lgd mmps tds".split()
+PAIRED = sorted((EXPECTED - {"denoise"}) | {"phase-retrieval"})
+LINEAR_ALONE = {"dds", "mcg", "pigdm", "ddnm", "ddrm"}
+
+
+@pytest.mark.parametrize("problem", PAIRED)
+def test_a_problem_has_a_preset_of_every_method_that_can(problem):
+    config = resolve(f"problems/{problem}", method="tv", environ={}).config
+    operator = build(draw(config.operator.kind, config.operator.params, (1, 64, 64), seed=0))
+    able = {name for name in FIELD if not missing_needs(method_class(name), operator)}
+    assert able == {name for name in FIELD if f"{problem}-{name}" in RUNNABLE}
+    refused = {"phase-retrieval": LINEAR_ALONE}.get(problem, {"ddrm"} - able)
+    assert set(FIELD) - able == refused
+
+
+@pytest.mark.parametrize("name", [n for n in RUNNABLE if n.endswith(("-enkg", "-tds", "-dps-gsg"))])
+def test_presets_of_ensembles_are_for_small_images(name):
+    config = resolve(name, environ={}).config
+    assert config.prior.name == "fashion32"
+    operator = build(draw(config.operator.kind, config.operator.params, (1, 32, 32), seed=0))
+    assert tuple(operator.in_shape) == (1, 32, 32)
+
+
 # blur by a kernel that is not even, with a reflecting border, has no cheap singular values
-NO_SVD = {"deblur-motion": {"ddrm", "ddnm"}}
+NO_SVD = {"deblur-motion": {"ddrm"}}
 
 
 @pytest.mark.parametrize(
@@ -101,7 +125,8 @@ def test_dds_presets_follow_the_noise(name):
 @pytest.mark.parametrize("name", [n for n in RUNNABLE if n.endswith("-dds-3d")])
 def test_presets_of_volumes_follow_the_noise(name):
     config = resolve(name, environ={}).config
-    held = {key: config.method.params[key] for key in ("weighting", "eta", "grid", "rho")}
-    assert held == {"weighting": "matched", "eta": 1.0, "grid": "edm", "rho": 100.0}
+    held = {key: config.method.params[key] for key in ("weighting", "eta", "rho")}
+    assert held == {"weighting": "matched", "eta": 1.0, "rho": 100.0}
+    assert config.method.params["grid"].startswith("edm:"), "levels where they count"
     assert 1 <= config.method.params["weight"] <= 40
     assert config.scaling.unit_norm == name.startswith("ct-")

@@ -78,8 +78,8 @@ def test_a_prior_that_is_fitted_to_the_volume(site):
     ended = site(*run, few=False)
     assert ended.code == 0, ended.err
     facts = json.loads(ended.out)
-    # two levels of four slices, and three picked slices in each of two steps at the first: the last is below the fits
-    assert facts["nfe"] == 2 * 4 + 2 * 3
+    # two levels of four slices, and two picked slices in each of two steps at the first: the last is below the fits
+    assert facts["nfe"] == 2 * 4 + 2 * 2
     shown = site("methods", "show", "d3ip", "--json")
     entry = json.loads(shown.out)
     assert entry["needs"] == ["adjoint", "gradient", "linear", "slices"] and "mri-x4-d3ip" in entry["presets"]

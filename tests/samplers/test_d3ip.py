@@ -183,6 +183,29 @@ def test_matches_the_authors_form_step_by_step(family):
     assert relative(bare.samples, result.samples) > 1e-4, "a test that the fit cannot fail would be none"
 
 
+def test_without_a_fit_it_is_dds_3d_with_every_correction():
+    masks = [(torch.rand(6, 6, generator=generator(z)) < 0.5).double() for z in range(5)]
+    operator = Slicewise([Inpaint((1, 6, 6), mask).to(dtype=torch.float64) for mask in masks])
+    problem = Problem(operator, operator.forward(smooth_volume(SHAPE)), Gaussian(0.05))
+    prior, found = Slices(conv_prior()), []
+    for correction in ("cg", "exact"):
+        # without fresh noise both go on alike from the first draw
+        shared = {
+            "steps": 5,
+            "weighting": "matched",
+            "gamma": 2.0,
+            "rho": 0.0,
+            "eta": 0.0,
+            "cg_iterations": 0,
+            "correction": correction,
+        }
+        fitted = D3IP(**shared, start="noise", adapt_steps=0, dropout=0.0)
+        plain = DDS3D(**shared).sample(prior, problem, None, slice_noise(5), SHAPE).samples
+        found.append(fitted.sample(prior, problem, None, slice_noise(5), SHAPE).samples)
+        assert relative(found[-1], plain) < 1e-12
+    assert relative(*found) > 1e-4
+
+
 def test_defaults_are_the_published_ones():
     method = D3IP()
     assert (method.steps, method.grid, method.eta, method.start, method.weighting) == (50, "vp", 0.85, "pinv", "none")

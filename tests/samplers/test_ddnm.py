@@ -256,12 +256,34 @@ def test_the_loop_waits_for_the_device_seldom(monkeypatch, form):
     check_few_looks(DDNM(form=form), problem, fourier_prior((1, 6, 6)), monkeypatch, 100, 0)
 
 
+def test_conjugate_gradients_stand_in_for_a_pseudo_inverse():
+    """With as many iterations as there are data they are A^+, so the samples are those of the operator's own."""
+    shape = (1, 6, 5)
+    problem = operator_problem("mri", {"mask": "given"}, shape, 0.1, torch.float64)
+    prior, drawn = fourier_prior(shape), {}
+    for inverse in ("pinv", "cg"):
+        method = DDNM(steps=20, form="scalar", inverse=inverse, iterations=40)
+        drawn[inverse] = method.sample(prior, problem, None, SeededNoise(0, [0, 1]), (2, *shape))
+    assert relative(drawn["cg"].samples, drawn["pinv"].samples) < 1e-8
+    # A, and with it A^+ alone, or A^H and A^H A (two calls) an iteration
+    assert drawn["pinv"].stats.operator_calls == 20 * 2 and drawn["cg"].stats.operator_calls == 20 * (1 + 81)
+
+
+def test_an_operator_without_a_pseudo_inverse_is_taken_by_conjugate_gradients():
+    problem = dense_problem(20, SHAPE[1:], torch.float32)
+    assert isinstance(problem.operator, LinearOperator) and not problem.operator.has_pinv()
+    exact = replace(problem, likelihood=Gaussian(0.0))
+    method = DDNM(steps=20, iterations=40)
+    result = method.sample(VPDenoiser(EpsNet(1, False)), exact, None, SeededNoise(0, [0]), SHAPE)
+    assert relative(problem.operator.forward(result.samples), problem.y) < 1e-3
+
+
 def test_unfit_problems_are_refused():
     prior, problem, noise = VPDenoiser(EpsNet(1, False)), matrix_problem(torch.float32, 0.1), SeededNoise(0, [0])
     with pytest.raises(ConfigError, match="linear"):
         DDNM().sample(prior, dense_problem(20, SHAPE[1:], torch.float32, linear=False), None, noise, SHAPE)
-    with pytest.raises(ConfigError, match="pseudo-inverse"):
-        DDNM().sample(prior, dense_problem(20, SHAPE[1:], torch.float32), None, noise, SHAPE)
+    with pytest.raises(ConfigError, match="no pseudo-inverse"):
+        DDNM(inverse="pinv").sample(prior, dense_problem(20, SHAPE[1:], torch.float32), None, noise, SHAPE)
     with pytest.raises(ConfigError, match="singular value"):
         ct = operator_problem("ct", {"angles": 4}, SHAPE[1:], 0.1, torch.float32)
         DDNM(form="spectral").sample(prior, ct, None, noise, SHAPE)
@@ -273,7 +295,16 @@ def test_unfit_problems_are_refused():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"steps": 0}, {"eta": 1.1}, {"travel_length": 0}, {"travel_repeat": 0}, {"cutoff": 1.0}, {"grid": "x"}]
+    "bad",
+    [
+        {"steps": 0},
+        {"eta": 1.1},
+        {"travel_length": 0},
+        {"travel_repeat": 0},
+        {"cutoff": 1.0},
+        {"grid": "x"},
+        {"iterations": 0},
+    ],
 )
 def test_settings_are_checked(bad):
     with pytest.raises(ConfigError):

@@ -115,6 +115,38 @@ def test_without_coupling_each_slice_is_that_of_dds_alone(weighting):
     assert relative(single.samples[:, :, 0], found.samples) < 1e-10, "a volume of one slice is an image"
 
 
+def masked_volume(shape):
+    """Slices behind masks of their own, whose data step has a closed form."""
+    masks = [(torch.rand(shape[3:], generator=generator(z)) < 0.5).double() for z in range(shape[2])]
+    operator = Slicewise([Inpaint((1, *shape[3:]), mask).to(dtype=torch.float64) for mask in masks])
+    y = operator.forward(smooth_volume(shape))
+    return Problem(operator, y + 0.05 * torch.randn(y.shape, generator=generator(9)).double(), Gaussian(0.05))
+
+
+@pytest.mark.parametrize("weighting", ["constant", "matched"])
+def test_exact_without_coupling_each_slice_is_exactly_that_of_dds(weighting):
+    problem, prior = masked_volume(SHAPE), VPDenoiser(EpsNet(1, False))
+    settings = {"steps": 8, "weighting": weighting, "gamma": 2.0, "correction": "exact"}
+    whole = DDS3D(rho=0.0, **settings).sample(Slices(prior, 2), problem, None, slice_noise(5), SHAPE)
+    for z, part in enumerate(problem.operator.parts):
+        alone = Problem(part, problem.y[:, z], Gaussian(0.05))
+        found = DDS(**settings).sample(prior, alone, None, slice_noise(5).sources[z], (1, 1, 6, 6))
+        assert relative(whole.samples[:, :, z], found.samples) < 1e-10
+
+
+def test_exact_is_conjugate_gradients_where_nothing_is_closed_and_refuses_what_has_no_weight():
+    problem, _ = fourier_volume(SHAPE)
+    prior, settings = Slices(VPDenoiser(EpsNet(1, False))), {"steps": 4, "weighting": "matched", "rho": 0.0}
+    one, two = (
+        DDS3D(**settings, correction=correction).sample(prior, problem, None, slice_noise(5), SHAPE).samples
+        for correction in ("cg", "exact")
+    )
+    assert torch.equal(one, two)
+    for refused in ({"weighting": "none", "rho": 0.0}, {"weighting": "matched"}, {**settings, "gamma": 0.0}):
+        with pytest.raises(ConfigError, match="needs weighting"):
+            DDS3D(correction="exact", **refused).sample(prior, problem, None, slice_noise(5), SHAPE)
+
+
 def test_an_image_is_a_volume_of_one_slice():
     problem, _ = fourier_volume(SHAPE)
     prior = VPDenoiser(EpsNet(1, False))

@@ -190,6 +190,27 @@ def test_whether_there_is_an_svd_is_told_as_it_is(case):
         assert (2.0 * operator).has_svd() == operator.has_svd()
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("non-linear", "black box")])
+def test_whether_there_is_a_pseudo_inverse_is_told_as_it_is(case):
+    operator = CASES[case][1]()
+    if isinstance(operator, LinearOperator):
+        found = operator.pinv(torch.zeros(1, *operator.out_shape, dtype=operator.out_dtype)) is not None
+        assert operator.has_pinv() == found
+        assert (2.0 * operator).has_pinv() == found
+
+
+@pytest.mark.parametrize("case", ["ct, few views", "mri, real", "mri, coils"])
+def test_a_plan_computes_no_pseudo_inverse(case, monkeypatch):
+    """Whether a method may run is known without the pseudo-inverse, which tomography has to filter and project for."""
+    operator = CASES[case][1]()
+
+    def refuse(self: LinearOperator, y: Tensor) -> None:
+        raise AssertionError("inverted")
+
+    monkeypatch.setattr(type(operator), "pinv", refuse)
+    assert missing_needs(method_class("fbp"), operator) == (["pinv"] if case == "mri, coils" else [])
+
+
 @pytest.mark.parametrize("kind", ["separable", "dense"])
 def test_a_plan_factorises_no_matrix(kind, monkeypatch):
     """Whether ddrm or ddnm may run is known before the work of an SVD, which large images would notice."""

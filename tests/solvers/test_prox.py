@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from recon.operators.base import LinearOperator
+from recon.operators.inpaint import Inpaint
 from recon.operators.matrix import DenseMatrix
 from recon.operators.registry import build, draw
+from recon.operators.slices import Slicewise
 from recon.operators.spectral import Spectrum
 from recon.solvers.dense import dense_matrix, real_rows
 from recon.solvers.prox import closed_prox, data_prox, prox_by_cg, proximal_map
@@ -121,3 +123,36 @@ def test_only_some_operators_have_a_closed_form():
     for name in CASES:
         op = CASES[name]()
         assert (closed_prox(op)(*vectors(op)[:1], 1.0, vectors(op)[1]) is not None) == (name == "closed form")
+
+
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_slices_of_a_volume_have_the_closed_form_of_each(alike, scale):
+    rng = torch.Generator().manual_seed(1)
+    masks = [(torch.rand(6, 6, generator=rng) < 0.5).double() for _ in range(1 if alike else 4)]
+    operator = Slicewise([Inpaint((1, 6, 6), mask).to(dtype=torch.float64) for mask in masks], 4)
+    operator = operator if scale is None else operator * scale
+    z = torch.randn(2, 1, 4, 6, 6, dtype=torch.float64, generator=rng)
+    y = operator.forward(torch.randn(1, 1, 4, 6, 6, dtype=torch.float64, generator=rng))
+    closed = closed_prox(operator)
+    for rho in (0.3, torch.tensor([0.3, 2.0], dtype=torch.float64).reshape(2, 1, 1, 1, 1)):
+        found = closed(z, rho, y)
+        assert found is not None
+        assert torch.allclose(found, prox_by_cg(operator, z, rho, y, 50, 1e-14), rtol=1e-9, atol=1e-10)
+
+
+def test_slices_without_a_closed_form_have_none():
+    matrix = torch.eye(36, dtype=torch.float64)
+
+    class Matrix(LinearOperator):
+        in_shape, out_shape = (1, 6, 6), (36,)
+        in_dtype = out_dtype = torch.float64
+
+        def _forward(self, x):
+            return x.flatten(1) @ matrix
+
+        def _adjoint(self, y):
+            return (y @ matrix.T).reshape(-1, 1, 6, 6)
+
+    volume = Slicewise([Matrix()], 3)
+    assert closed_prox(volume)(torch.zeros(1, 1, 3, 6, 6).double(), 1.0, torch.zeros(1, 3, 36).double()) is None
