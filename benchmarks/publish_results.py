@@ -3,6 +3,7 @@
     python benchmarks/publish_results.py                  all suites; resumes where it was stopped
     python benchmarks/publish_results.py --suite photo    one suite alone, beside the rows of the others
     python benchmarks/publish_results.py --draw           the page alone, from the recorded rows
+    python benchmarks/publish_results.py --folder DIR     the suites of images that have to be downloaded, too
 A row is computed again when the settings or the weights that it depends on have changed.
 """
 
@@ -42,10 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", action="append", choices=list(suites))
     parser.add_argument("--draw", action="store_true", help="run nothing")
+    parser.add_argument("--folder", type=Path, help="of images that are not shipped; without it their suites are left")
     arguments = parser.parse_args()
-    for name in [] if arguments.draw else arguments.suite or list(suites):
+    possible = [name for name, suite in suites.items() if arguments.folder or not suite.get("download")]
+    for name in [] if arguments.draw else arguments.suite or possible:
         defaults = dict.fromkeys(("problems", "methods", "images", "samples", "prior"))
-        run(argparse.Namespace(out=ROWS, suite=name, set=[], **defaults))
+        run(argparse.Namespace(out=ROWS, suite=name, set=[], folder=arguments.folder, **defaults))
         PAGE.write_text(page(suites, read_rows([ROWS])))
     PAGE.write_text(page(suites, read_rows([ROWS])))
 

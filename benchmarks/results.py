@@ -48,11 +48,14 @@ ORACLE = "-oracle"
 KEYS = ("suite", "problem", "method", "image", "item", "samples", "settings")
 
 
-def cases(suite: dict[str, Any], images: list[str]) -> Iterator[tuple[str, int, Volume]]:
-    """Yield (file, item, image) for every slice of the suite's images, or for every volume, cropped."""
+def cases(suite: dict[str, Any], images: list[str], folder: Path | None = None) -> Iterator[tuple[str, int, Volume]]:
+    """Yield (file, item, image) for every slice of the suite's images, or for every volume, cropped.
+
+    folder: of the images of a suite that has to be downloaded; the others are in sample_data.
+    """
     for name in images or suite["images"]:
-        with as_file(files("recon.sample_data") / name) as path:
-            volume = read_volume(path)
+        with as_file(files("recon.sample_data") / name) as shipped:
+            volume = read_volume(folder / name if suite.get("download") and folder else shipped)
         count = 1 if suite.get("volume") else to_stack(volume).shape[0]
         for item in range(count):
             yield name, item, cropped(take_item(volume, item) if count > 1 else volume, suite.get("crop"))
@@ -117,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
             sets = suite.get("set", {}).get(method, []) + ([] if method.endswith(ORACLE) else args.set)
             sets = suite.get("problem_set", {}).get(problem, []) + sets
             resolved = configure(problem, method, samples, args.prior or suite.get("prior"), sets)
-            for name, item, truth in cases(suite, args.images):
+            for name, item, truth in cases(suite, args.images, args.folder):
                 row = {"suite": args.suite, "problem": problem, "method": method, "image": name, "item": item}
                 row |= {"samples": samples, "settings": digest(resolved)}
                 if tuple(row[k] for k in KEYS) in done:
@@ -204,6 +207,7 @@ def main() -> None:
     measured.add_argument("--problems", nargs="*", help="default: the suite's")
     measured.add_argument("--methods", nargs="+", help="default: the suite's")
     measured.add_argument("--images", nargs="*", help="default: the suite's")
+    measured.add_argument("--folder", type=Path, help="of the images of a suite that has to be downloaded")
     measured.add_argument("--samples", type=int, help="default: the suite's")
     measured.add_argument("--prior", help="name or weight file, in place of the preset's")
     measured.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import plistlib
 import subprocess
 import sys
+import tarfile
 import tomllib
 from importlib.resources import files
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from recon.config.presets import preset_names
@@ -26,7 +31,7 @@ def results(*args: str) -> str:
 
 def test_suites_name_shipped_images_and_known_problems() -> None:
     for suite in SUITES.values():
-        for image in suite["images"]:
+        for image in [] if suite.get("download") else suite["images"]:
             assert (files("recon.sample_data") / image).is_file()
         for problem in suite["problems"]:
             assert f"problems/{problem}" in preset_names({})
@@ -54,7 +59,7 @@ def test_a_second_run_computes_nothing_again_and_the_table_averages(tmp_path: Pa
 @pytest.mark.parametrize("name", [name for name, suite in SUITES.items() if suite.get("volume")])
 def test_suites_of_volumes_have_volumes_and_settings_that_methods_take(name: str) -> None:
     suite = SUITES[name]
-    assert len(suite["crop"]) == 3 and all("volume" in image for image in suite["images"])
+    assert len(suite["crop"]) == 3 and all("volume" in image or suite.get("download") for image in suite["images"])
     for problem in suite["problems"]:
         for method in suite["methods"]:
             sets = suite.get("set", {}).get(method, [])
@@ -69,3 +74,31 @@ def test_a_volume_is_one_case(tmp_path: Path) -> None:
     results("run", str(out), "--suite", "tuning-volume", "--problems", "ct-8", "--methods", "adjoint")
     (row,) = [json.loads(line) for line in out.read_text().splitlines()]
     assert row["item"] == 0 and row["psnr"] > 5
+
+
+def test_images_that_are_not_shipped_come_from_a_folder(tmp_path: Path) -> None:
+    array = np.linspace(-1000, 1200, 12 * 192 * 192, dtype=np.float32).reshape(192, 192, 12)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "cranium.nii.gz")
+    out = tmp_path / "r.jsonl"
+    results("run", str(out), "--suite", "volume-ct", "--methods", "fbp", "--folder", str(tmp_path))
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (row["image"], row["item"]) == ("cranium.nii.gz", 0) and row["psnr"] > 5
+
+
+def test_a_project_of_invesalius_becomes_a_volume(tmp_path: Path) -> None:
+    voxels = np.arange(24, dtype="<i2").reshape(2, 3, 4) - 1000
+    facts = {
+        "matrix": {"dtype": "int16", "filename": "matrix.dat", "shape": [2, 3, 4]},
+        "spacing": [0.5, 0.75, 1.5],
+    }
+    project, output = tmp_path / "Head.inv3", tmp_path / "head.nii.gz"
+    with tarfile.open(project, "w:gz") as archive:
+        for name, content in (("t/main.plist", plistlib.dumps(facts)), ("t/matrix.dat", voxels.tobytes())):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    script = Path(__file__).parents[2] / "benchmarks" / "unpack_inv3.py"
+    subprocess.run([sys.executable, script, project, output], check=True)
+    image = nib.load(output)
+    assert (np.asarray(image.dataobj).transpose(2, 1, 0) == voxels).all()
+    assert tuple(float(size) for size in image.header.get_zooms()) == (0.5, 0.75, 1.5)
