@@ -2,6 +2,7 @@
 
     python benchmarks/publish_audit.py                  every method; resumes where it was stopped
     python benchmarks/publish_audit.py --method dds     one method alone, beside the rows of the others
+    python benchmarks/publish_audit.py --curves         the curves of convergence alone
     python benchmarks/publish_audit.py --draw           the page and pictures alone, from the recorded rows
 
 Rows are kept by method, settings, case, samples and seed; after a change to a method's code, use --again.
@@ -35,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", action="append", choices=list(SAMPLERS))
     parser.add_argument("--case", action="append")
+    parser.add_argument("--curves", action="store_true", help="the curves alone")
     parser.add_argument("--again", action="store_true", help="run the methods' rows anew")
     parser.add_argument("--draw", action="store_true", help="run nothing")
     arguments = parser.parse_args()
@@ -43,13 +45,13 @@ def main() -> None:
     if not arguments.draw:
         if arguments.again:
             known = [row for row in known if row.method not in methods]
-        known = _run(known, methods, arguments.case or ())
+        known = _run(known, methods, arguments.case or (), arguments.curves)
     _write(known)
 
 
-def _run(known: list[Row], methods: list[str], cases: list[str]) -> list[Row]:
+def _run(known: list[Row], methods: list[str], cases: list[str], curves: bool) -> list[Row]:
     """Return the known rows with those of the full audit of the methods in their place, saved one by one."""
-    request = AuditRequest(methods, cases, full=True, curves=not cases)
+    request = AuditRequest(methods, cases, full=not curves, curves=curves or not cases)
     planned = [blank(trial, request) for trial in plan_audit(request)]
     total, started = len(planned), time.monotonic()
     # rows at settings that a file or a preset no longer has
