@@ -61,8 +61,14 @@ def page(suites: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         for problem in suite["problems"]:
             here = [row for row in rows if row["suite"] == name and row["problem"] == problem]
             current = [row for row in here if _current(row, suite)]
-            parts.append(f"### {problem}\n\n{_table(current)}")
+            parts.append(f"### {problem}\n\n{_table(current) if current else _missing(name, suite)}")
     return "\n".join(parts)
+
+
+def _missing(name: str, suite: dict[str, Any]) -> str:
+    """Return the line in place of a table without rows."""
+    folder = " --folder DIR" if suite.get("download") else ""
+    return f"Not measured yet: `python benchmarks/publish_results.py --suite {name}{folder}`.\n"
 
 
 def _current(row: dict[str, Any], suite: dict[str, Any]) -> bool:
@@ -77,25 +83,29 @@ def _current(row: dict[str, Any], suite: dict[str, Any]) -> bool:
 def _table(rows: list[dict[str, Any]]) -> str:
     groups, oracle = grouped(rows)
     lines, refused = [], []
+    images = max((len(group) for group in groups.values()), default=0)
     for (_, _, method, samples, *_), group in groups.items():
         good = [row for row in group if "psnr" in row]
         if not good:
             refused.append(f"`{method}`: {group[0]['error']}")
             continue
-        lines.append((float(np.mean([row["psnr"] for row in good])), _line(method, samples, good, oracle)))
+        lines.append((float(np.mean([row["psnr"] for row in good])), _line(method, samples, good, oracle, images)))
     ordered = [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
     head = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     notes = ["", "Not possible: " + "; ".join(refused) + "."] if refused else []
     return "\n".join([*head, *ordered, *notes, ""])
 
 
-def _line(method: str, samples: int, rows: list[dict[str, Any]], oracle: dict[tuple[Any, ...], float]) -> str:
+def _line(
+    method: str, samples: int, rows: list[dict[str, Any]], oracle: dict[tuple[Any, ...], float], images: int
+) -> str:
     def mean(key: str) -> float:
         return float(np.mean([row.get(key, math.nan) for row in rows]))
 
     classical = method.removesuffix(ORACLE) in BASELINES
     gain = np.mean([row["psnr"] - oracle.get(case_of(row), math.nan) for row in rows])
     label = method.replace(ORACLE, ", oracle") if classical else f"**{method}** ({samples})"
+    label += f", {len(rows)} of {images} images" if len(rows) < images else ""
     cells = [label, "" if classical else number(mean("single_psnr")), number(mean("psnr")), number(mean("ssim"), 3)]
     cells += [number(float(gain)), number(mean("residual")), "" if classical else str(rows[0]["nfe"])]
     seconds = float(np.median([row["seconds_per_sample"] for row in rows]))

@@ -48,3 +48,18 @@ def test_a_row_of_other_settings_is_left_out(script: Any) -> None:
 def test_a_method_that_was_refused_is_named_with_the_reason(script: Any) -> None:
     refused = {k: v for k, v in row(script, "ddrm", 0.0, error="needs an svd").items() if k != "psnr"}
     assert "Not possible: `ddrm`: needs an svd." in script.page(SUITE, [refused])
+
+
+def test_a_problem_without_rows_says_how_to_measure_it(script: Any) -> None:
+    page = script.page(SUITE, [])
+    assert (
+        "Not measured yet: `python benchmarks/publish_results.py --suite clothes`." in page and "| method" not in page
+    )
+    downloaded = {"clothes": SUITE["clothes"] | {"download": True}}
+    assert "--suite clothes --folder DIR`" in script.page(downloaded, [])
+
+
+def test_an_average_over_fewer_images_says_so(script: Any) -> None:
+    rows = [row(script, "dds", 25.0), row(script, "dds", 27.0, image="b"), row(script, "dps", 20.0)]
+    page = script.page(SUITE, rows)
+    assert "| **dds** (4) | 25.00 |" in page and "| **dps** (4), 1 of 2 images | 19.00 |" in page
