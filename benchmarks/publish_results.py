@@ -61,7 +61,7 @@ def page(suites: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         for problem in suite["problems"]:
             here = [row for row in rows if row["suite"] == name and row["problem"] == problem]
             current = [row for row in here if _current(row, suite)]
-            parts.append(f"### {problem}\n\n{_table(current) if current else _missing(name, suite)}")
+            parts.append(f"### {problem}\n\n{_table(current, suite['methods']) if current else _missing(name, suite)}")
     return "\n".join(parts)
 
 
@@ -80,7 +80,7 @@ def _current(row: dict[str, Any], suite: dict[str, Any]) -> bool:
     return row["settings"] == digest(resolved)
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: list[dict[str, Any]], methods: list[str]) -> str:
     groups, oracle = grouped(rows)
     lines, refused = [], []
     images = max((len(group) for group in groups.values()), default=0)
@@ -93,6 +93,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     ordered = [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
     head = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     notes = ["", "Not possible: " + "; ".join(refused) + "."] if refused else []
+    left = sorted(set(methods) - {row["method"] for row in rows})
+    notes += ["", f"Not measured yet: {', '.join(left)}."] if left else []
     return "\n".join([*head, *ordered, *notes, ""])
 
 

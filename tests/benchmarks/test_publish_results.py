@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SUITE = {"clothes": {"description": "one image", "problems": ["denoise"], "images": ["a"], "prior": "fashion32"}}
+SUITE = {
+    "clothes": {
+        "description": "one image",
+        "problems": ["denoise"],
+        "methods": ["tv-oracle", "wavelet-oracle", "dds", "ddrm"],
+        "images": ["a"],
+        "prior": "fashion32",
+    }
+}
 
 
 @pytest.fixture
@@ -62,4 +70,5 @@ def test_a_problem_without_rows_says_how_to_measure_it(script: Any) -> None:
 def test_an_average_over_fewer_images_says_so(script: Any) -> None:
     rows = [row(script, "dds", 25.0), row(script, "dds", 27.0, image="b"), row(script, "dps", 20.0)]
     page = script.page(SUITE, rows)
+    assert "Not measured yet: ddrm, tv-oracle, wavelet-oracle." in page
     assert "| **dds** (4) | 25.00 |" in page and "| **dps** (4), 1 of 2 images | 19.00 |" in page
