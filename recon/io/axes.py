@@ -8,6 +8,7 @@ import numpy as np
 
 from recon.data import AXES, Geometry, Volume
 from recon.errors import InputError
+from recon.io.disk import converted, in_parts
 
 Axes = str | Sequence[str] | None
 
@@ -110,10 +111,13 @@ def to_float32(array: np.ndarray) -> np.ndarray:
         return array.astype(np.complex64, copy=False)
     if array.dtype == np.float32:
         return array
-    with np.errstate(over="ignore"):
-        single = array.astype(np.float32)
-    if array.dtype.kind in "iu" and not np.array_equal(single, array.astype(np.float64)):
-        return array.astype(np.float64)
-    if array.dtype == np.float64 and np.isinf(single).sum() > np.isinf(array).sum():
-        return array
-    return single
+    parts = in_parts(array) if array.ndim > 1 else iter([array])
+    return converted(array, np.float32 if all(_is_single(part) for part in parts) else np.float64)
+
+
+def _is_single(array: np.ndarray) -> bool:
+    """Tell whether single precision holds values: whole numbers exactly, others without becoming infinite."""
+    if array.dtype.kind == "f":
+        limit = np.finfo(np.float32).max
+        return array.dtype.itemsize <= 4 or not bool((np.isfinite(array) & (np.abs(array) > limit)).any())
+    return array.dtype.itemsize <= 2 or np.array_equal(array.astype(np.float32), array.astype(np.float64))

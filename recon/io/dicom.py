@@ -11,7 +11,7 @@ What a patient or a device is called is never carried to an output.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from recon.data import Geometry, Volume
 from recon.errors import InputError
 from recon.io.axes import grey_slices, known_steps, to_float32
 from recon.io.dicom_output import check_geometry, slice_files
+from recon.io.disk import converted, in_parts, let_go, scratch
 from recon.io.layouts import dicom_files
 from recon.io.source import Source, check_declared, library, reading
 
@@ -84,10 +85,9 @@ def read(source: Source, axes: tuple[str, ...] | None = None) -> Volume:
 
 def write(stream: BinaryIO, volume: Volume) -> dict[str, Any]:
     """Write one slice as a derived image; see `write_files`."""
+    check_name("", volume)
     files, facts = _files(volume)
-    if len(files) != 1:
-        raise InputError(f"a DICOM file holds one slice, got {len(files)}", "write a series: name the output .dicom")
-    stream.write(files[0])
+    stream.write(next(files))
     return facts
 
 
@@ -118,9 +118,9 @@ def check_name(path: str, volume: Volume) -> None:
         raise InputError(f"a DICOM file holds one slice, got {count}", "write a series: name the output .dicom")
 
 
-def _files(volume: Volume) -> tuple[list[bytes], dict[str, Any]]:
+def _files(volume: Volume) -> tuple[Iterator[bytes], dict[str, Any]]:
     stack = grey_slices(volume, "a DICOM series")
-    if not np.isfinite(stack).all():
+    if not all(np.isfinite(part).all() for part in in_parts(stack)):
         raise InputError("DICOM cannot hold NaN or infinite values", "mask them first")
     return slice_files(stack, volume.geometry, known_steps(volume.geometry))
 
@@ -252,8 +252,9 @@ def _even_step(positions: list[np.ndarray], normal: np.ndarray, slices: list[_Sl
         place = int(np.flatnonzero(off)[0])
         if np.all(wide > 1.5) and np.all(np.abs(wide - np.round(wide)) < 0.1):
             lost = int((np.round(wide) - 1).sum())
+            words = "slice is" if lost == 1 else "slices are"
             raise InputError(
-                f"{name}: {lost} slices are missing, the first after slice {place + 1} of {len(positions)}",
+                f"{name}: {lost} {words} missing, the first after slice {place + 1} of {len(positions)}",
                 "get the series again",
             )
         raise InputError(
@@ -278,8 +279,8 @@ def _pixels(slices: list[_Slice]) -> np.ndarray:
     rescaled = any(scale != (1.0, 0.0) for scale in scales)
     if not np.isfinite(scales).all():
         raise InputError(f"{slices[0].name}: slope or intercept is not a finite number", "correct the header")
-    planes = []
-    for item, (slope, intercept) in zip(slices, scales, strict=True):
+    found = np.empty(0)
+    for index, (item, (slope, intercept)) in enumerate(zip(slices, scales, strict=True)):
         with reading(item.name, "DICOM file"):
             if not isinstance(item.file, Path):
                 item.file.seek(0)
@@ -288,8 +289,15 @@ def _pixels(slices: list[_Slice]) -> np.ndarray:
             plane = np.asarray(data.pixel_array)
         if plane.shape != (rows, columns):
             raise InputError(f"{item.name}: pixels of shape {plane.shape}, expected ({rows}, {columns})")
-        planes.append(to_float32(plane * np.float64(slope) + intercept) if rescaled else plane)
-    return np.stack(planes)
+        plane = to_float32(plane * np.float64(slope) + intercept) if rescaled else plane
+        # the type is that of all planes together, and is known with each one's values
+        if index:
+            found = converted(found, np.result_type(found, plane))
+        else:
+            found = scratch((len(slices), rows, columns), plane.dtype)
+        found[index] = plane
+        let_go(found)
+    return found
 
 
 def _in_plane(item: _Slice) -> tuple[float, float] | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from recon.data import Geometry
 from recon.errors import InputError
+from recon.io.disk import in_parts
 from recon.io.source import library
 
 MARK = "Not for diagnostic use"
@@ -36,42 +38,50 @@ def check_geometry(geometry: Geometry) -> None:
 
 def slice_files(
     stack: np.ndarray, geometry: Geometry, steps: tuple[float, float, float] | None
-) -> tuple[list[bytes], dict[str, Any]]:
-    """Return the content of one file a slice of (z, y, x), and the facts: type, slope and intercept, mark.
+) -> tuple[Iterator[bytes], dict[str, Any]]:
+    """Return the content of one file a slice of (z, y, x), made as it is asked for, and the facts: type, scale, mark.
 
     steps: spacing along (z, y, x) in mm, where the geometry has no affine.
     """
     check_geometry(geometry)
     affine = geometry.affine if geometry.affine is not None else np.diag([*(steps or (1.0, 1.0, 1.0))[::-1], 1.0])
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, np.float64)
-    stored, slope, intercept = _quantised(stack)
+    dtype, slope, intercept = _scale(stack)
     facts = geometry.meta.get("dicom", {})
-    seed = hashlib.sha256(stored.tobytes() + lps.tobytes() + repr((stored.shape, slope, intercept)).encode()).digest()
-    files = [_file(stored, index, lps, (slope, intercept), facts, seed) for index in range(len(stored))]
-    about: dict[str, Any] = {"dtype": str(stored.dtype), "slope": slope, "intercept": intercept}
-    return files, about | {"slices": len(stored), "note": f"derived series, {MARK.lower()}"}
+    content = hashlib.sha256()
+    for part in in_parts(stack):
+        content.update(_quantised(part, dtype, slope, intercept).tobytes())
+    content.update(lps.tobytes() + repr((stack.shape, slope, intercept)).encode())
+    seed = content.digest()
+    files = (
+        _file(_quantised(part, dtype, slope, intercept), index, lps, (slope, intercept), facts, seed)
+        for index, part in enumerate(in_parts(stack))
+    )
+    about: dict[str, Any] = {"dtype": str(dtype), "slope": slope, "intercept": intercept}
+    return files, about | {"slices": len(stack), "note": f"derived series, {MARK.lower()}"}
 
 
-def _quantised(stack: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return 16-bit numbers, slope and intercept with value = slope stored + intercept."""
-    low, high = float(stack.min()), float(stack.max())
+def _scale(stack: np.ndarray) -> tuple[np.dtype, float, float]:
+    """Return the type of 16 bits that holds a stack, slope and intercept with value = slope stored + intercept."""
+    limits = [(float(part.min()), float(part.max())) for part in in_parts(stack)]
+    low, high = min(least for least, _ in limits), max(most for _, most in limits)
     if stack.dtype.kind in "biu":
-        for dtype in (np.uint16, np.int16):
-            limits = np.iinfo(dtype)
-            if limits.min <= low and high <= limits.max:
-                return stack.astype(dtype), 1.0, 0.0
+        for dtype in (np.dtype(np.uint16), np.dtype(np.int16)):
+            if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+                return dtype, 1.0, 0.0
     # decimal strings of DICOM hold 16 characters: what is stored is what readers will use
     slope = float(_decimal((high - low) / 65535 * (1 + 1e-9))) if high > low else 1.0
-    intercept = float(_decimal(low))
-    return (
-        np.clip(np.round((stack.astype(np.float64) - intercept) / slope), 0, 65535).astype(np.uint16),
-        slope,
-        intercept,
-    )
+    return np.dtype(np.uint16), slope, float(_decimal(low))
+
+
+def _quantised(plane: np.ndarray, dtype: np.dtype, slope: float, intercept: float) -> np.ndarray:
+    if (slope, intercept) == (1.0, 0.0) and plane.dtype.kind in "biu":
+        return plane.astype(dtype)
+    return np.clip(np.round((plane.astype(np.float64) - intercept) / slope), 0, 65535).astype(dtype)
 
 
 def _file(
-    stored: np.ndarray, index: int, lps: np.ndarray, scale: tuple[float, float], facts: dict[str, Any], seed: bytes
+    plane: np.ndarray, index: int, lps: np.ndarray, scale: tuple[float, float], facts: dict[str, Any], seed: bytes
 ) -> bytes:
     pydicom = library("pydicom", "pydicom", "writing DICOM")
     from pydicom.dataset import FileDataset, FileMetaDataset
@@ -103,12 +113,12 @@ def _file(
     data.SliceThickness = data.SpacingBetweenSlices = _decimal(lengths[2])
     data.SliceLocation = _decimal(float((lps[:3, 3] + index * columns[:, 2]) @ columns[:, 2] / lengths[2]))
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.Rows, data.Columns = stored.shape[1:]
+    data.Rows, data.Columns = plane.shape
     data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
-    data.PixelRepresentation = int(stored.dtype == np.int16)
+    data.PixelRepresentation = int(plane.dtype == np.int16)
     data.RescaleSlope, data.RescaleIntercept = _decimal(scale[0]), _decimal(scale[1])
     data.RescaleType = str(facts.get("RescaleType", "US"))[:16]
-    data.PixelData = stored[index].astype(stored.dtype.newbyteorder("<")).tobytes()
+    data.PixelData = plane.astype(plane.dtype.newbyteorder("<")).tobytes()
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, data, enforce_file_format=True)
     return buffer.getvalue()

@@ -16,7 +16,7 @@ import numpy as np
 from recon.data import Geometry, Volume
 from recon.errors import InputError
 from recon.io.axes import arrange, to_float32
-from recon.io.disk import in_parts, is_large, mapped
+from recon.io.disk import in_parts, is_large, let_go, mapped, scratch
 from recon.io.source import Source, check_declared, check_dtype, native, reading
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def read(source: Source, axes: tuple[str, ...] | None = None) -> Volume:
         image = _image_class(header).from_file_map({"image": _holder(stream)}, mmap=False)
         array = _mapped(source, stream, header)
         if array is None:
-            array = native(np.asanyarray(image.dataobj), source.name)
+            array = native(_values(image.dataobj), source.name)
+        if isinstance(stream, gzip.GzipFile):
+            _verify_rest(stream)
         affine = np.asarray(image.affine, np.float64)
         array, trailing = _drop_trailing(array, axes)
         named = _named(array.shape, axes, source.name)
@@ -59,7 +61,7 @@ def write(stream: BinaryIO, volume: Volume) -> dict[str, Any]:
     Raises InputError for more than one channel.
     """
     array, facts = _layout(volume)
-    array = to_float32(array)
+    array = to_float32(array.T).T
     made = _header(array, volume, facts)
     image = _image_class(made)(array, None, made)
     image.update_header()
@@ -148,6 +150,8 @@ def _open(source: Source) -> tuple[BinaryIO, nib.Nifti1Header]:
         source.stream.seek(0)
         return source.stream, header
     check_declared(expected, source.size, source.name)
+    if is_large(shape, dtype):
+        return plain, header
     data = head + plain.read(max(expected - len(head), 0))
     if len(data) < expected:
         raise ValueError(f"shape {tuple(shape)} needs {expected} bytes, got {len(data)}")
@@ -162,6 +166,21 @@ def _mapped(source: Source, stream: BinaryIO, header: nib.Nifti1Header) -> np.nd
     if stream is not source.stream or source.path is None or scaled or not dtype.isnative:
         return None
     return mapped(source.path, dtype, offset, shape, "F") if is_large(shape, dtype) else None
+
+
+def _values(stored: Any) -> np.ndarray:
+    """Return the values of a file, scaled; of a large one slice by slice, into an array on disk."""
+    shape = tuple(stored.shape)
+    if not is_large(shape, stored.dtype):
+        return np.asanyarray(stored)
+    last = max(axis for axis, size in enumerate(shape) if size > 1)
+    tail = (0,) * (len(shape) - last - 1)
+    first = np.asanyarray(stored[(..., 0, *tail)])
+    found = scratch((shape[last], *first.shape[::-1]), first.dtype.newbyteorder("="))
+    for index in range(shape[last]):
+        found[index] = np.asanyarray(stored[(..., index, *tail)]).T
+        let_go(found)
+    return found.T.reshape(shape, order="F")
 
 
 def _parse(head: bytes, name: str) -> nib.Nifti1Header:

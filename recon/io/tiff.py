@@ -16,6 +16,7 @@ import numpy as np
 from recon.data import Geometry, Volume
 from recon.errors import InputError
 from recon.io.axes import arrange, axes_hint, declared_range, to_float32
+from recon.io.disk import converted, is_large, let_go, mapped, scratch
 from recon.io.png import opaque
 from recon.io.source import Source, check_declared, native, reading
 from recon.io.tiff_scale import file_scale, scale_tags
@@ -38,7 +39,7 @@ def read(source: Source, axes: tuple[str, ...] | None = None) -> Volume:
         source.stream.seek(0)
         with tifffile.TiffFile(source.stream, name=source.name) as tif:
             series = _only_series(tif, source)
-            array = native(np.asarray(series.asarray()), source.name)
+            array = native(_values(series, source), source.name)
             codes, page = series.axes, series.keyframe
             scale = file_scale(tif)
             array = _colours(array, codes, page, axes is not None, source.name)
@@ -71,7 +72,9 @@ def write(stream: BinaryIO, volume: Volume) -> dict[str, Any]:
     tags, facts = scale_tags(volume.geometry)
     tifffile.imwrite(
         stream,
-        np.ascontiguousarray(array),
+        _pages(array, 3 if "S" in codes else 2) if is_large(array.shape, array.dtype) else np.ascontiguousarray(array),
+        shape=array.shape,
+        dtype=array.dtype,
         photometric="rgb" if "S" in codes else "minisblack",
         planarconfig="contig" if "S" in codes else None,
         metadata={"axes": codes, **facts},
@@ -98,6 +101,13 @@ def _layout(volume: Volume) -> tuple[np.ndarray, str]:
     return array, "".join("S" if colours and name == "c" else _CODES[name] for name in names)
 
 
+def _pages(array: np.ndarray, ndim: int) -> Iterator[np.ndarray]:
+    """Yield the planes of a stack one by one, and let go of each after its use."""
+    for index in np.ndindex(array.shape[:-ndim]):
+        yield np.ascontiguousarray(array[index])
+        let_go(array)
+
+
 def _only_series(tif: tifffile.TiffFile, source: Source) -> Any:
     """Return the one image of the file, with all of its data present and no more than the file can hold."""
     if len(tif.series) != 1:
@@ -113,6 +123,25 @@ def _only_series(tif: tifffile.TiffFile, source: Source) -> Any:
             if count == 0 or offset + count > source.size:
                 raise ValueError("data of a page are missing")
     return series
+
+
+def _values(series: Any, source: Source) -> np.ndarray:
+    """Return the values of a series; of a large one mapped where they lie in one piece, else unpacked page by page."""
+    page, shape = series.keyframe, tuple(series.shape)
+    if not is_large(shape, series.dtype):
+        return np.asarray(series.asarray())
+    if series.dataoffset is not None and source.path is not None:
+        stored = np.dtype(series.parent.byteorder + series.dtype.char)
+        return converted(mapped(source.path, stored, series.dataoffset, shape), series.dtype.newbyteorder("="))
+    if tuple(shape[-page.ndim :]) != tuple(page.shape) or len(series.pages) * page.size != series.size:
+        return np.asarray(series.asarray())
+    found = scratch((len(series.pages), *page.shape), series.dtype)
+    for index, plane in enumerate(series.pages):
+        if plane is None:
+            raise ValueError("a page is missing")
+        found[index] = plane.asarray()
+        let_go(found)
+    return found.reshape(shape)
 
 
 def _colours(array: np.ndarray, codes: str, page: Any, axes_given: bool, name: str) -> np.ndarray:

@@ -85,8 +85,10 @@ def _array(zarr: Any, found: Any, about: dict[str, Any], source: Source) -> tupl
     if path is None:
         names = [name for name, member in found.members(max_depth=None) if isinstance(member, zarr.Array)]
         if len(names) != 1:
-            listed = ", ".join(names[:8]) or "nothing"
-            raise InputError(f"{source.name}: {len(names)} arrays in it: {listed}", f"name one: {source.name}::NAME")
+            hint = f"name one: {source.name}::NAME" if names else "name the folder of a store that holds arrays"
+            raise InputError(
+                f"{source.name}: {len(names)} arrays in it{': ' * bool(names)}{', '.join(names[:8])}", hint
+            )
         path = names[0]
     if path not in found or not isinstance(found[path], zarr.Array):
         raise InputError(f"{source.name}: no array '{path}'", "see: recon info")

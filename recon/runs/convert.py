@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recon.data import Volume, take_item
+from recon.data import Geometry, Volume, take_item
 from recon.errors import InputError, UsageError
 from recon.io.atomic import check_writable
 from recon.io.catalog import format_of_name
@@ -24,6 +24,13 @@ from recon.io.registry import (
 DTYPES = ("uint8", "uint16", "int16", "int32", "float32", "float64", "complex64", "complex128")
 CONTENTS = ("image", "measurement")
 GREY = "grey"
+# what files of a format cannot say of an image
+NO_PLACE = {
+    "npy": ("pixel size", "place in space (affine)"),
+    "png": ("pixel size", "place in space (affine)"),
+    "bart": ("pixel size", "place in space (affine)"),
+    "fastmri": ("place in space (affine)",),
+}
 # luma of ITU-R BT.601
 LUMA = (0.299, 0.587, 0.114)
 
@@ -69,7 +76,14 @@ def convert(request: ConvertRequest) -> dict[str, Any]:
         volume = Volume(cast_exactly(volume.array, request.dtype), volume.geometry)
     facts = write_volume(request.output, volume, request.force)
     shape = {"axes": list(volume.geometry.axes), "shape": list(volume.array.shape)}
-    return {"output": os.fspath(request.output), **shape, **facts}
+    return {"output": os.fspath(request.output), **shape, **facts, **_lost(volume.geometry, facts["format"])}
+
+
+def _lost(geometry: Geometry, form: str) -> dict[str, str]:
+    """Return a note of what the image has and a file of this format has no place for; {} where there is nothing."""
+    known = {"pixel size": geometry.spacing is not None, "place in space (affine)": geometry.affine is not None}
+    lost = [what for what in NO_PLACE.get(form, ()) if known[what]]
+    return {"note": f"{' and '.join(lost)} not kept: {form} files have no place for it"} if lost else {}
 
 
 def _content(request: ConvertRequest) -> str:

@@ -1,5 +1,7 @@
 """DICOM: series as pydicom and scanners write them, derived series back, and every irregular series refused."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -129,10 +131,10 @@ def test_what_is_not_read_says_so(name, message):
 @pytest.mark.parametrize(
     ("positions", "message"),
     [
-        ([*STRAIGHT[:2], STRAIGHT[3]], "1 slices are missing, the first after slice 2 of 3|apart"),
+        ([*STRAIGHT[:2], STRAIGHT[3]], "1 slice is missing, the first after slice 2 of 3|apart"),
         (
             [(0, 0, 0), (0, 0, 3), (0, 0, 9), (0, 0, 12), (0, 0, 15)],
-            "1 slices are missing, the first after slice 2 of 5",
+            "1 slice is missing, the first after slice 2 of 5",
         ),
         ([(0, 0, 0), (0, 0, 3), (0, 0, 6.5), (0, 0, 9.5)], "slices 3 to 3.5 mm apart"),
         ([(0, 0, 0), (0, 0.6, 3), (0, 1.2, 6)], "gantry tilt of 11.3 degrees"),
@@ -233,6 +235,34 @@ def test_one_file_holds_one_slice(tmp_path):
     sheared[0, 2] = 0.3
     with pytest.raises(InputError, match="right angles"):
         check_volume(tmp_path / "b.dicom", Volume(stack.array, Geometry(("z", "y", "x"), sheared)))
+
+
+@pytest.mark.skipif(shutil.which("dcmconv") is None, reason="DCMTK is not installed")
+@pytest.mark.parametrize("written", [("dcmconv", "+ti"), ("dcmconv", "+tb"), ("dcmconv", "+te", "-e"), ("dcmcrle",)])
+def test_dcmtk_reads_our_series_and_we_read_what_it_writes(tmp_path, written):
+    values = np.random.default_rng(0).integers(-900, 900, (3, 6, 5)).astype(np.int16)
+    geometry = Geometry(("z", "y", "x"), np.diag([-1.5, -2.0, 3.0, 1.0]), (3.0, 2.0, 1.5), "mm")
+    write_volume(tmp_path / "ours.dicom", Volume(values, geometry))
+    (tmp_path / "theirs").mkdir()
+    for path in (tmp_path / "ours.dicom").iterdir():
+        told = subprocess.run(["dcmdump", "-q", str(path)], capture_output=True, text=True, check=True)
+        assert "DERIVED\\SECONDARY" in told.stdout and "Not for diagnostic use" in told.stdout and not told.stderr
+        subprocess.run([*written, str(path), str(tmp_path / "theirs" / path.name)], check=True)
+    found = read_volume(tmp_path / "theirs")
+    np.testing.assert_array_equal(found.array, values)
+    np.testing.assert_allclose(found.geometry.affine, geometry.affine)
+
+
+@pytest.mark.skipif(shutil.which("dcmcjpeg") is None, reason="DCMTK is not installed")
+def test_what_dcmtk_compresses_is_refused_with_the_tool_that_undoes_it(tmp_path):
+    series(tmp_path / "s", STRAIGHT[:1], BitsStored=12, HighBit=11)
+    path, packed = next((tmp_path / "s").iterdir()), tmp_path / "packed.dcm"
+    subprocess.run(["dcmcjpeg", "+e1", str(path), str(packed)], check=True)
+    with pytest.raises(InputError, match=r"compressed pixels .JPEG Lossless") as caught:
+        read_volume(packed)
+    assert "dcmdjpeg" in caught.value.hint
+    subprocess.run(["dcmdjpeg", str(packed), str(tmp_path / "plain.dcm")], check=True)
+    np.testing.assert_array_equal(read_volume(tmp_path / "plain.dcm").array, read_volume(path).array)
 
 
 def test_without_pydicom_the_line_to_install_it_is_printed(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -276,12 +277,11 @@ def test_how_many_inputs_go_together(name, wanted, chunk, device, expected):
     assert lockstep.choose_together(wanted, make_method(name, {}), chunk, torch.device(device)) == expected
 
 
+COMMAND = (sys.executable, "-c", "from recon.cli.main import app; app()", "batch")
+
+
 def batch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from recon.cli.main import app; app()", "batch", *arguments],
-        capture_output=True,
-        text=True,
-    )
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
 
 
 def test_the_command_lists_failures_and_exits_with_9(scans, tmp_path):
@@ -294,6 +294,25 @@ def test_the_command_lists_failures_and_exits_with_9(scans, tmp_path):
     assert "1 of 3 failed" in done.stderr and "--skip-existing" in done.stderr
     again = batch(*common, "--skip-existing", "--part", "1/3")
     assert (again.returncode, again.stdout.split()[0]) == (0, "skipped")
+
+
+def test_a_batch_that_was_killed_redoes_only_what_is_unfinished(scans, tmp_path):
+    for number in range(30):
+        shutil.copy(scans / "a.h5", scans / f"d{number:02d}.h5")
+    common = [str(scans), str(tmp_path / "out"), "-p", "denoise-dds", "-m", "cg", "--extension", ".npy", "--json", "-q"]
+    with subprocess.Popen([*COMMAND, *common], stdout=subprocess.PIPE, text=True) as killed:
+        first = json.loads(killed.stdout.readline())
+        killed.kill()
+    assert first["status"] == "ok" and killed.returncode == -signal.SIGKILL
+    done = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.json")}
+    assert 1 <= len(done) < 33
+    again = batch(*common, "--skip-existing")
+    assert again.returncode == 0, again.stderr
+    lines = [json.loads(line) for line in again.stdout.splitlines()]
+    assert sorted(line["status"] for line in lines) == ["ok"] * (33 - len(done)) + ["skipped"] * len(done)
+    assert all((tmp_path / "out" / name).read_bytes() == content for name, content in done.items())
+    same = {(tmp_path / "out" / f"{name}.npy").read_bytes() for name in ("a", "d00", "d15", "d29")}
+    assert len(same) == 1 and len(list((tmp_path / "out").glob("*.npy"))) == 33
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,21 @@ def test_values_and_affine_are_kept(scan, tmp_path):
     np.testing.assert_array_equal(back.geometry.affine, source.geometry.affine)
 
 
+def test_what_the_format_has_no_place_for_is_told(scan, tmp_path):
+    place = "place in space (affine) not kept: fastmri files have no place for it"
+    both = "pixel size and place in space (affine) not kept: {} files have no place for it"
+    notes = {"a.npy": both.format("npy"), "a.cfl": both.format("bart"), "a.fastmri.h5": place}
+    for name, note in notes.items():
+        assert convert(ConvertRequest(scan, tmp_path / name))["note"] == note
+        found = read_volume(tmp_path / name, "z,y,x" if name == "a.npy" else None).geometry
+        assert found.affine is None and (found.spacing is None or name == "a.fastmri.h5")
+    for name in ("a.nii", "a.tiff", "a.npz", "a.h5", "a.mrd"):
+        assert "note" not in convert(ConvertRequest(scan, tmp_path / name))
+        np.testing.assert_allclose(read_volume(tmp_path / name).geometry.affine, read_volume(scan).geometry.affine)
+    np.save(tmp_path / "plain.npy", np.ones((3, 4)))
+    assert "note" not in convert(ConvertRequest(tmp_path / "plain.npy", tmp_path / "b.npy"))
+
+
 def test_the_type_is_the_one_asked_for(scan, tmp_path):
     facts = convert(ConvertRequest(scan, tmp_path / "out.npy", dtype="int16"))
     stored = np.load(tmp_path / "out.npy")
