@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if meta.get("format") != FORMAT:
         raise InputError(f"{path.name} holds no {FORMAT} prior (format: {meta.get('format')})")
     try:
-        return dict(json.loads(meta["config"]))
+        config = dict(json.loads(meta["config"]))
+        info = config.get("info")
+        if isinstance(info, dict):
+            info.setdefault("symmetry", trained_symmetry(info.get("provenance")))
+        return config
     except (KeyError, ValueError, TypeError, RecursionError) as err:
         raise InputError(f"the configuration inside {path.name} is damaged: {err}") from err
 
@@ -113,8 +117,6 @@ def load_prior(path: Path) -> Denoiser:
         module, cls, config_cls = NETWORKS[config["network"]]
         shape = {k: _tuples(v) for k, v in network_of(config).items()}
         info = PriorInfo(**{k: v if k == "provenance" else _tuples(v) for k, v in config["info"].items()})
-        if "symmetry" not in config["info"]:
-            info = replace(info, symmetry=trained_symmetry(info.provenance))
         with safe_open(path, framework="pt") as file:
             # copies: memory of its own and aligned, so that results are the same bits whatever the file's layout
             weights = {key: file.get_tensor(key).to(torch.float32, copy=True) for key in file.keys()}

@@ -96,8 +96,8 @@ def _mean(parts: list[Tensor | None]) -> Tensor | None:
     return torch.stack(present).mean(dim=0) if present else None
 
 
-def trained_symmetry(provenance: dict[str, Any]) -> str:
-    """Return the group of the data that a prior was trained on, from the configuration in its provenance."""
-    training = provenance.get("training")
+def trained_symmetry(provenance: Any) -> str:
+    """Return the group of the data that a prior was trained on, from the configuration in its provenance, or "none"."""
+    training = provenance.get("training") if isinstance(provenance, dict) else None
     data = training.get("data") if isinstance(training, dict) else None
     return TRAINED.get(str(data.get("kind", "mri-slices")), "none") if isinstance(data, dict) else "none"

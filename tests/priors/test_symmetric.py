@@ -144,15 +144,16 @@ def test_the_group_of_older_weights_follows_from_their_data():
 
     assert trained(kind="images") == trained(kind="phantoms") == trained() == "dihedral"
     assert trained(kind="idx") == trained(kind="vorticity") == trained(kind=["images"]) == "none"
-    assert trained_symmetry({}) == trained_symmetry({"training": "photo"}) == "none"
+    assert trained_symmetry(None) == trained_symmetry({}) == trained_symmetry({"training": "photo"}) == "none"
     assert set(GROUPS) == {"mirror", "dihedral"}
 
 
 def test_the_shipped_priors_say_what_they_were_trained_on():
-    from recon.priors.catalog import prior_path, shipped_priors
+    from recon.priors.catalog import describe_prior, prior_path, shipped_priors
     from recon.priors.open import open_prior
 
     found = {name: open_prior(prior_path(name)).info.symmetry for name in shipped_priors()}
+    assert {name: describe_prior(name)["symmetry"] for name in found} == found
     assert found == dict(zip(["brain-mri", "phantom-ct", "photo"], itertools.repeat("dihedral"))) | {
         "fashion32": "none",
         "vorticity": "none",
