@@ -24,7 +24,7 @@ from recon.errors import ConfigError
 from recon.priors.base import Denoiser, Prediction, per_item
 from recon.priors.wrapper import Wrapper
 
-# how many of the axes' reversals, and the transposition, a group has
+# moves whose products are a group, each its own inverse: reversals of an axis, and the exchange of both
 GROUPS = {"mirror": ("x",), "dihedral": ("x", "y", "transpose")}
 # of the training data of weight files that do not say it
 TRAINED = {"mri-slices": "dihedral", "images": "dihedral", "phantoms": "dihedral"}
