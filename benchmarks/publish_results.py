@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import ORACLE, SUITES, case_of, configure, digest, grouped, number, read_rows, run
+from results import ORACLE, SUITES, case_of, configure, digest, grouped, number, read_rows, run, settings_of
 
 from recon.errors import ReconError
 from recon.runs.methods import BASELINES
@@ -72,7 +72,9 @@ def _missing(name: str, suite: dict[str, Any]) -> str:
 
 
 def _current(row: dict[str, Any], suite: dict[str, Any]) -> bool:
-    """Whether a row was measured with the settings and weights that the presets name now."""
+    """Whether a row was measured with the settings and weights that the suite and the presets name now."""
+    if row["set"] != settings_of(suite, row["problem"], row["method"]):
+        return False
     try:
         resolved = configure(row["problem"], row["method"], row["samples"], suite.get("prior"), row["set"])
     except ReconError:

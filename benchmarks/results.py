@@ -117,8 +117,7 @@ def run(args: argparse.Namespace) -> None:
     for problem in args.problems or suite["problems"]:
         for method in args.methods or suite["methods"]:
             samples = 1 if method.removesuffix(ORACLE) in BASELINES else args.samples or suite["samples"]
-            sets = suite.get("set", {}).get(method, []) + ([] if method.endswith(ORACLE) else args.set)
-            sets = suite.get("problem_set", {}).get(problem, []) + sets
+            sets = settings_of(suite, problem, method) + ([] if method.endswith(ORACLE) else args.set)
             resolved = configure(problem, method, samples, args.prior or suite.get("prior"), sets)
             for name, item, truth in cases(suite, args.images, args.folder):
                 row = {"suite": args.suite, "problem": problem, "method": method, "image": name, "item": item}
@@ -133,6 +132,13 @@ def run(args: argparse.Namespace) -> None:
                 with out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+def settings_of(suite: dict[str, Any], problem: str, method: str) -> list[str]:
+    """Return what a suite sets beyond the presets, as KEY=VALUE: of the problem, and of the method."""
+    of_problem: list[str] = suite.get("problem_set", {}).get(problem, [])
+    of_method: list[str] = suite.get("set", {}).get(method, [])
+    return of_problem + of_method
 
 
 def digest(resolved: Resolved) -> str:

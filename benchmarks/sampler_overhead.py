@@ -36,6 +36,7 @@ from recon.operators.spectral import Spectrum
 from recon.priors.base import Denoiser, Prediction, PriorInfo
 from recon.priors.edm import EDMDenoiser
 from recon.priors.networks.unet import UNet, UNetConfig
+from recon.runs.allocator import keep_freed_memory
 from recon.runs.methods import make_method, method_class
 from recon.samplers.base import Method, SeededNoise
 
@@ -190,6 +191,7 @@ def timed_run(method: Method, prior: Denoiser, problem: Problem) -> tuple[float,
 
 def measure(rounds: int, size: int, steps: int, names: Sequence[str] = ()) -> list[dict[str, float | str]]:
     """Return, for each method, medians over the rounds."""
+    keep_freed_memory()
     prior, problem = make_prior(), make_problem(size)
     methods = {name: configured(name, steps) for name in names or METHODS}
     for name in methods:

@@ -16,6 +16,7 @@ from recon.errors import NumericalError
 from recon.io.disk import let_go
 from recon.priors.backends import with_backend
 from recon.priors.base import Denoiser
+from recon.runs.allocator import keep_freed_memory
 from recon.runs.collected import Collected, Shelf, means, spreads
 from recon.runs.plan import Plan
 from recon.runs.problem import Scaled, on_device, scale_problem
@@ -96,6 +97,8 @@ def execute(
     the plan's backend.
     """
     start = time.monotonic()
+    if plan.device.type == "cpu" and not plan.is_volume:
+        keep_freed_memory()
     prior = plan.prior.to(plan.device) if plan.prior is not None else None
     prior = accelerate(prior, plan.backend, plan.threads) if prior is not None else None
     a, b = plan.window.affine(plan.value_range)
